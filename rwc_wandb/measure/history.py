@@ -1,0 +1,120 @@
+"""The series of all measurements: steps x layers, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+FORMAT = "rwc_wandb.history.1"
+_SERIES = ("steps", "rwc", "rwc_elementwise")
+
+
+class HistoryError(ValueError):
+    """A history file that is missing, cut short, or not one of ours; the message says which."""
+
+
+class History:
+    """RWC of L layers at T measurements.
+
+    Attributes:
+        layers: the layers' names in forward order.
+        stages: the stage of each layer.
+        sizes: the number of weights in each layer.
+    """
+
+    def __init__(self, layers: Sequence[str], stages: Sequence[str], sizes: Sequence[int]) -> None:
+        self.layers = list(layers)
+        self.stages = list(stages)
+        self.sizes = list(sizes)
+        self._length = 0
+        # Twice the room whenever it runs out: appending costs the same however long the series is.
+        self._steps = np.empty(64, np.int64)
+        self._rwc = np.empty((64, len(self.layers)), np.float32)
+        self._rwc_elementwise = np.empty((64, len(self.layers)), np.float32)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """int64 [T]: the optimizer step after which each measurement was taken, from 1."""
+        return self._steps[: self._length]
+
+    @property
+    def rwc(self) -> NDArray[np.float32]:
+        """float32 [T, L]: eq. 1 of arXiv 2011.06735."""
+        return self._rwc[: self._length]
+
+    @property
+    def rwc_elementwise(self) -> NDArray[np.float32]:
+        """float32 [T, L]: the mean of |w_t - w_{t-1}| / |w_{t-1}| over elements, the authors' variant."""
+        return self._rwc_elementwise[: self._length]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, steps: Sequence[int], rwc: NDArray[np.floating], rwc_elementwise: NDArray[np.floating]) -> None:
+        """Add measurements: `steps` [n], `rwc` and `rwc_elementwise` [n, L]."""
+        start, self._length = self._length, self._length + len(steps)
+        if self._length > len(self._steps):
+            rows = max(self._length, 2 * len(self._steps))
+            self._steps = _grown(self._steps, rows)
+            self._rwc = _grown(self._rwc, rows)
+            self._rwc_elementwise = _grown(self._rwc_elementwise, rows)
+        self._steps[start : self._length] = steps
+        # A rate above 3.4e38 becomes inf, which is what it is.
+        with np.errstate(over="ignore"):
+            self._rwc[start : self._length] = rwc
+            self._rwc_elementwise[start : self._length] = rwc_elementwise
+
+    def stage_means(self, values: NDArray[np.floating]) -> tuple[list[str], NDArray[np.float64]]:
+        """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S]."""
+        names = list(dict.fromkeys(self.stages))
+        stages = np.array(self.stages)
+        return names, np.stack([values[..., stages == name].astype(np.float64).mean(-1) for name in names], axis=-1)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; layers, stages and sizes in the metadata (JSON).
+
+        The file appears whole or not at all.
+        """
+        path = Path(path)
+        metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in ("layers", "stages", "sizes")}
+        unfinished = path.with_name(path.name + ".tmp")
+        save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Read what `save` wrote.
+
+        Raises:
+            HistoryError: the file is missing, cut short, or not a history.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise HistoryError(f"There is no history file {path}: name an rwc.safetensors that a run has written.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
+                history = cls(*(json.loads(metadata[key]) for key in ("layers", "stages", "sizes")))
+                series = {key: file.get_tensor(key) for key in _SERIES}
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise HistoryError(f"{path} cannot be read as a history of rwc_wandb ({error}): was it cut short?") from error
+        shape = (len(series["steps"]), len(history.layers))
+        if series["rwc"].shape != shape or series["rwc_elementwise"].shape != shape:
+            raise HistoryError(f"{path} holds {series['rwc'].shape} values where its steps and layers say {shape}.")
+        history.append(**series)
+        return history
+
+
+def _grown(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    larger = np.empty((rows, *values.shape[1:]), values.dtype)
+    larger[: len(values)] = values
+    return larger

@@ -1,0 +1,64 @@
+"""The reductions behind a measurement: one signature, one implementation per device.
+
+A `Reduction` is built once for a fixed list of weights and their snapshots (same device, same strides pairwise) and then
+called once per measurement. `reduction_for` picks the implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rwc_wandb.measure.kernels.reference import ReferenceReduction
+
+
+class Statistic(IntEnum):
+    """The columns of the statistics of one layer; each is a plain sum, so partial results of shards just add up."""
+
+    CHANGE = 0
+    """sum |w - s|, with s the snapshot: the numerator of eq. 1."""
+    NORM = 1
+    """sum |s|: the denominator of eq. 1."""
+    RATIO_SUM = 2
+    """sum |w - s| / |s| over elements with s != 0."""
+    RATIO_COUNT = 3
+    """The number of elements with s != 0."""
+    NONFINITE = 4
+    """The number of elements of w that are NaN or infinite."""
+
+
+class Reduction(Protocol):
+    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
+        """Weights and snapshots of L layers: pairwise equal in shape, strides, dtype and device; dense."""
+
+    def measure(self, statistics: Tensor) -> None:
+        """Write the statistics of all layers into `statistics` (float64 [L, 5], columns as in `Statistic`) and copy the
+        weights into the snapshots, without synchronising with the host."""
+
+    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+        """Histograms of the weights w and of the updates w - s, without touching the snapshots or synchronising.
+
+        Returns counts (int64 [2, L, bins]; 0 weights, 1 updates) and ranges (float32 [2, L, 2]: low, high; the bins are
+        even between them). The range is that of the finite values; non-finite elements are left out.
+        """
+
+
+def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> Reduction:
+    """The fastest reduction for where the weights live."""
+    return ReferenceReduction(weights, snapshots)
+
+
+def rates(statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """RWC (eq. 1) and its element-wise form from summed statistics [..., 5]; edge cases as in `measure.metric`."""
+    change, norm, ratio_sum, ratio_count, nonfinite = statistics.unbind(-1)
+    from_nothing = torch.where(change == 0, 0.0, torch.inf).to(statistics.dtype)
+
+    def rate(numerator: Tensor, denominator: Tensor) -> Tensor:
+        value = torch.where(denominator == 0, from_nothing, numerator / denominator)
+        return torch.where(nonfinite > 0, torch.nan, value)
+
+    return rate(change, norm), rate(ratio_sum, ratio_count)

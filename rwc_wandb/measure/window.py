@@ -1,0 +1,81 @@
+"""The layers of one device: their snapshots, their reduction and the ring buffer from which the host reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rwc_wandb.measure.kernels import Statistic, reduction_for
+
+
+@dataclass
+class Histograms:
+    """Per-layer histograms at one optimizer step.
+
+    Attributes:
+        step: the optimizer step.
+        counts: int64 [2, L, bins]; 0 the weights, 1 the updates w - s.
+        ranges: float32 [2, L, 2]: low and high end of the evenly spaced bins.
+    """
+
+    step: int
+    counts: Tensor
+    ranges: Tensor
+
+
+class HostCopy:
+    """Tensors on their way to the host: an asynchronous copy to pinned memory, or the tensors themselves on a CPU."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensors[0].device.type != "cuda":
+            self._tensors = [tensor.to("cpu", copy=True) for tensor in tensors]
+            return
+        self._tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+        for target, source in zip(self._tensors, tensors, strict=True):
+            target.copy_(source, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(tensors[0].device))
+
+    def arrived(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def wait(self) -> list[Tensor]:
+        """The tensors on the host; blocks until they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tensors
+
+
+class DeviceWindow:
+    """Measures the layers `indices` (all on one device) into a buffer of `capacity` measurements."""
+
+    def __init__(self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int) -> None:
+        self.indices = list(indices)
+        self.weights = list(weights)
+        # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
+        self.snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
+        self.reduction = reduction_for(self.weights, self.snapshots)
+        device = self.weights[0].device
+        self.buffer = torch.zeros(capacity, len(self.weights), len(Statistic), dtype=torch.float64, device=device)
+
+    def measure(self, slot: int) -> None:
+        self.reduction.measure(self.buffer[slot])
+
+    def histograms(self, bins: int) -> HostCopy:
+        return HostCopy(self.reduction.histograms(bins))
+
+    def read(self, count: int) -> HostCopy:
+        """Start copying the first `count` measurements to the host: float64 [count, layers, 5]."""
+        return HostCopy([self.buffer[:count]])
+
+
+def device_windows(weights: Sequence[Tensor], capacity: int) -> list[DeviceWindow]:
+    """One window per device that holds some of `weights`."""
+    places: dict[torch.device, list[int]] = {}
+    for index, weight in enumerate(weights):
+        places.setdefault(weight.device, []).append(index)
+    return [DeviceWindow(indices, [weights[index] for index in indices], capacity) for indices in places.values()]
