@@ -1,6 +1,8 @@
 """How much does each layer of a network learn? Relative Weight Change, step by step, in Weights & Biases."""
 
 from rwc_wandb._version import __version__
+from rwc_wandb.dropin import watch
+from rwc_wandb.errors import UserError
 from rwc_wandb.measure.history import History, HistoryError
 from rwc_wandb.measure.metric import elementwise_relative_weight_change, relative_weight_change
 from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
@@ -10,7 +12,9 @@ __all__ = [
     "HistoryError",
     "Monitor",
     "MonitoringStopped",
+    "UserError",
     "__version__",
     "elementwise_relative_weight_change",
     "relative_weight_change",
+    "watch",
 ]

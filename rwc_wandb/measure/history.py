@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rwc_wandb.errors import UserError
+
 FORMAT = "rwc_wandb.history.1"
 _SERIES = ("steps", "rwc", "rwc_elementwise")
 
 
-class HistoryError(ValueError):
+class HistoryError(UserError):
     """A history file that is missing, cut short, or not one of ours; the message says which."""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -56,6 +57,7 @@ class Monitor:
         layers: the tracked layers, in forward order.
         history: every measurement so far that the host has read; complete after `flush` or `close`.
         step: optimizer steps counted so far.
+        closed: whether it has ended, or never measured on this rank.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Monitor:
         log_every: int = 50,
         histogram_every: int | None = None,
         consumer: Consumer | None = None,
+        idle: bool = False,
     ) -> None:
         self.layers = list(layers)
         self.history = History(
@@ -79,6 +82,10 @@ class Monitor:
         self.histogram_every = histogram_every
         self._model = model
         self._consumer = consumer
+        self._hooks: list[Any] = []
+        self.closed = idle
+        if idle:
+            return
         self._windows = device_windows([layer.parameter.detach() for layer in self.layers], log_every)
         self._note_layout()
         self._unread: list[int] = []
@@ -89,9 +96,8 @@ class Monitor:
         self._jumps: list[tuple[int, set[int]]] = []
         self._rows_until = 0
         self._alerted = False
-        self._closed = False
         # With several optimizers for one model a step is complete when the last of them has stepped.
-        self._hooks: list[Any] = [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
+        self._hooks = [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
         self._hooks += self._watch_loading()
 
     def measure(self, step: int | None = None) -> None:
@@ -101,22 +107,21 @@ class Monitor:
             step: what to note as this measurement's step; by default one more than the last.
         """
         self.step = self.step + 1 if step is None else step
-        if not self._closed:
-            self._guarded(self._measure)
+        if not self.closed:
+            self.guarded(self._measure)
 
     def flush(self) -> None:
         """Wait for what was measured, put it into `history` and hand over a row of what has not been in one yet."""
-        if not self._closed:
-            self._guarded(self._flush)
+        if not self.closed:
+            self.guarded(self._flush)
 
     def close(self) -> None:
         """Flush, save and log what remains, and remove all hooks. Calling it again does nothing."""
-        if self._closed:
-            return
         self.flush()
-        self._release()
-        if self._consumer is not None:
-            self._guarded(lambda: self._consumer.close(self.history) if self._consumer else None)
+        if not self.closed:
+            self._release()
+            if self._consumer is not None:
+                self.guarded(partial(self._consumer.close, self.history))
 
     def __enter__(self) -> Monitor:
         return self
@@ -129,18 +134,22 @@ class Monitor:
     def _after_step(self, *_: object) -> None:
         self.step += 1
         if self.step % self.every == 0:
-            self._guarded(self._measure)
+            self.guarded(self._measure)
         elif self._reading or self._reading_histograms:
-            self._guarded(self._receive)
+            self.guarded(self._receive)
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
         try:
             action()
         except Exception as error:
-            with contextlib.suppress(Exception):
-                self._flush()
-            self._release()
+            if not self.closed:
+                with contextlib.suppress(Exception):
+                    self._flush()
+                self._release()
+                with contextlib.suppress(Exception):
+                    if self._consumer is not None:
+                        self._consumer.close(self.history)
             warnings.warn(
                 f"rwc_wandb stopped monitoring at optimizer step {self.step}: {type(error).__name__}: {error}. "
                 f"Training goes on; {len(self.history)} measurements up to here are in monitor.history.",
@@ -149,7 +158,7 @@ class Monitor:
             )
 
     def _release(self) -> None:
-        self._closed = True
+        self.closed = True
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -1,0 +1,137 @@
+"""The one line: `rwc_wandb.watch(model, optimizer)`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from rwc_wandb.measure.layers import LayerChoice, find_layers
+from rwc_wandb.measure.monitor import Monitor
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    *,
+    every: int = 1,
+    log_every: int = 50,
+    histogram_every: int | None = 1000,
+    layers: LayerChoice = "weights",
+    stages: Callable[[str], str] | None = None,
+    run: Run | Literal[False] | None = None,
+    prefix: str = "rwc",
+    rows: Literal["attached", "own"] = "attached",
+) -> Monitor:
+    """Measure the Relative Weight Change of every layer as `optimizer` steps, and log it to W&B.
+
+        RWC = ||w_t - w_{t-1}||_1 / ||w_{t-1}||_1        (eq. 1 of arXiv 2011.06735)
+
+    Call it once, after model, optimizer and W&B run are built; the training loop stays as it is.
+
+    Args:
+        model: the module whose layers are measured; wrapped (DDP, `torch.compile`) or not.
+        optimizer: its optimizer; several for one model: the last one's step completes a step. Wrappers of Accelerate and
+            Lightning are seen through. None: call `monitor.measure()` yourself, at the end of an epoch, say.
+        every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
+        log_every: measurements per row; a row holds their mean.
+        histogram_every: optimizer steps between histograms of weights and updates; None: no histograms.
+        layers: "weights" (parameters with more than one dimension, the paper's choice), "all", a regular expression
+            searched for in layer names, or a callable of (name, parameter).
+        stages: a function from a layer's name to its stage; default: blocks where the module tree shows them, else thirds.
+        run: the W&B run; None: the active one; False: no W&B at all, only `monitor.history`.
+        prefix: what keys start with.
+        rows: "attached": our values join the row that you commit next, your step counter never moves.
+            "own": rows of our own.
+
+    Returns:
+        The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
+        Under DDP rank 0 measures and the other ranks' monitors do nothing.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used; the message names what is allowed.
+        wandb.Error: no run is active and none was given.
+    """
+    for name, value in {"every": every, "log_every": log_every, "histogram_every": histogram_every}.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            allowed = "a whole number from 1" + (", or None for no histograms" if name == "histogram_every" else "")
+            raise ValueError(f"{name}={value!r}: it takes {allowed}.")
+    if rows not in ("attached", "own"):
+        raise ValueError(f'rows={rows!r}: it takes "attached" or "own".')
+    if not isinstance(prefix, str) or not prefix or "." in prefix:
+        raise ValueError(f'prefix={prefix!r}: it takes a word without dots, such as "rwc" (W&B loses settings of dotted keys).')
+    optimizers = [_inner(one) for one in _listed(optimizer)]
+    tracked = find_layers(model, layers, stages)
+    if _rank() != 0:
+        return Monitor(model, tracked, idle=True)
+    consumer = None
+    if run is not False:
+        from rwc_wandb.log.rows import RunRows
+
+        active = _active_run(run)
+        consumer = RunRows(active, [layer.name for layer in tracked], [layer.stage for layer in tracked], prefix, rows)
+    monitor = Monitor(
+        model, tracked, optimizers, every=every, log_every=log_every, histogram_every=histogram_every, consumer=consumer
+    )
+    if consumer is not None:
+        _close_with(consumer.run, monitor, consumer.finish)
+    return monitor
+
+
+def _listed(optimizer: Any) -> list[Any]:
+    if optimizer is None:
+        return []
+    return list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside Accelerate's or Lightning's wrapper."""
+    wrapped = optimizer
+    while not isinstance(wrapped, torch.optim.Optimizer) or "Accelerated" in type(wrapped).__name__:
+        wrapped = getattr(wrapped, "optimizer", getattr(wrapped, "_optimizer", None))
+        if wrapped is None:
+            raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+    return wrapped
+
+
+def _rank() -> int:
+    """The process's rank; from the launcher's environment where the process group is not there yet."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def _active_run(run: Run | None) -> Run:
+    import wandb
+
+    active = run if run is not None else wandb.run
+    if active is None:
+        raise wandb.Error(
+            "watch found no active W&B run: call wandb.init() before it, pass run=..., or run=False for monitor.history only."
+        )
+    return active
+
+
+def _close_with(run: Run, monitor: Monitor, after: Callable[[], None]) -> None:
+    """Close the monitor when the run finishes, or else when the interpreter ends."""
+
+    def finish() -> None:
+        atexit.unregister(finish)
+        monitor.close()
+        monitor.guarded(after)
+
+    # W&B has no public hook for the end of a run; its own integrations use this one.
+    hooks = getattr(run, "_teardown_hooks", None)
+    if hooks is not None:
+        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
+
+        hooks.append(TeardownHook(finish, TeardownStage.EARLY))
+    atexit.register(finish)
+

@@ -1,0 +1,28 @@
+"""What stays in a run's summary: a few numbers that a table of runs can be sorted by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rwc_wandb.measure.history import History
+from rwc_wandb.measure.trends import depth_trend, levelled_off
+
+
+def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int | None]:
+    """Per stage `<prefix>_stage/<stage>.mean`, `.last` and `.levelled_off` (optimizer step or None), and `<prefix>/depth_trend`:
+    Spearman's rho between depth and the mean RWC over the run."""
+    if not len(history):
+        return {}
+    finite = np.where(np.isfinite(history.rwc), history.rwc, np.nan)
+    stages, series = history.stage_means(finite)
+    summary: dict[str, float | int | None] = {}
+    for stage, values in zip(stages, series.T, strict=True):
+        known = values[~np.isnan(values)]
+        summary[f"{prefix}_summary/{stage}/mean"] = float(known.mean()) if len(known) else float("nan")
+        summary[f"{prefix}_summary/{stage}/last"] = float(known[-1]) if len(known) else float("nan")
+        summary[f"{prefix}_summary/{stage}/levelled_off"] = levelled_off(history.steps, values)
+    with np.errstate(invalid="ignore"):
+        known_layers = ~np.isnan(finite)
+        means = np.where(known_layers, finite, 0).sum(0) / np.maximum(known_layers.sum(0), 1)
+    summary[f"{prefix}_summary/depth_trend"] = depth_trend(np.where(known_layers.any(0), means, np.nan))
+    return summary
