@@ -1,0 +1,75 @@
+"""`rwc-wandb COMMAND ...`, and `python -m rwc_wandb` the same."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rwc_wandb._version import __version__
+from rwc_wandb.errors import UserError
+
+COMMANDS = {
+    "train": ("rwc_wandb.study.command", "train a network, measure every layer, log it to W&B"),
+}
+"""Command -> (the module with its `add_arguments(parser)` and `run(arguments)`, what it does)."""
+
+EXTRAS = {
+    "torchvision": "study",
+    "timm": "study",
+    "accelerate": "study",
+    "sklearn": "study",
+    "yaml": "study",
+    "rich": "study",
+    "vl_convert": "view",
+    "wandb_workspaces": "report",
+}
+"""Optional library -> the extra that installs it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 for bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        return _no_command(words)
+    module_name, description = COMMANDS[words[0]]
+    parser = argparse.ArgumentParser(
+        prog=f"rwc-wandb {words[0]}", description=description[0].upper() + description[1:] + ".", allow_abbrev=False
+    )
+    try:
+        module = importlib.import_module(module_name)
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(words[1:])) or 0)
+    except UserError as error:
+        return _refused(str(error))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _refused(f"`rwc-wandb {words[0]}` needs {error.name}: pip install 'rwc_wandb[{extra}]'")
+
+
+def _no_command(words: list[str]) -> int:
+    if words and words[0] == "--version":
+        print(__version__)
+        return 0
+    if words and words[0] not in ("-h", "--help"):
+        return _refused(f"{words[0]}: there is no such command; it takes one of {', '.join(COMMANDS)}.")
+    print("usage: rwc-wandb COMMAND [OPTIONS]\n\nRelative Weight Change of every layer, in Weights & Biases.\n")
+    for name, (_, description) in COMMANDS.items():
+        print(f"  {name:8} {description}")
+    print("\nrwc-wandb COMMAND --help lists a command's options.")
+    return 0 if words else 2
+
+
+def _refused(sentence: str) -> int:
+    # Under a launcher every process finds the same fault: one of them says so.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"rwc-wandb: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The networks: the paper's three for 32x32 images, and any other of timm and torchvision by name.
+
+To add a model of your own, write a function like `_resnet18` and add it to `PAPER_MODELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torchvision
+from torch import nn
+
+from rwc_wandb.errors import UserError
+
+
+def _resnet18(channels: int, classes: int) -> nn.Module:
+    """torchvision's ResNet18 with a 3x3 stem of stride 1 and no max-pool: the usual change for 32x32 images."""
+    model = torchvision.models.resnet18(num_classes=classes)
+    model.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    # torchvision initialises its convolutions so; a new one would get torch's default.
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+def _vgg19_bn(channels: int, classes: int) -> nn.Module:
+    """torchvision's VGG19 with batch norm, and one Linear(512, classes) in place of the 4096-wide layers."""
+    model = torchvision.models.vgg19_bn(num_classes=classes)
+    model.features[0] = nn.Conv2d(channels, 64, kernel_size=3, padding=1)
+    nn.init.kaiming_normal_(model.features[0].weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(model.features[0].bias)
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    model.classifier = nn.Linear(512, classes)
+    return model
+
+
+def _alexnet(channels: int, classes: int) -> nn.Module:
+    """torchvision's AlexNet with the authors' smaller kernels, strides and linear layers for 32x32 images."""
+    model = torchvision.models.alexnet(num_classes=classes)
+    model.features[0] = nn.Conv2d(channels, 64, kernel_size=3, stride=2, padding=1)
+    model.features[3] = nn.Conv2d(64, 192, kernel_size=3, padding=1)
+    for place in (2, 5, 12):
+        model.features[place] = nn.MaxPool2d(kernel_size=2)
+    model.avgpool = nn.AdaptiveAvgPool2d(2)
+    model.classifier[1] = nn.Linear(1024, 4096)
+    model.classifier[4] = nn.Linear(4096, 1024)
+    model.classifier[6] = nn.Linear(1024, classes)
+    return model
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """One of the paper's architectures.
+
+    Attributes:
+        build: from (channels, classes) to the network.
+        smallest: the smallest image side that its pooling leaves something of.
+        stages: the paper's stages as (name, how many convolutions); what is left over is `head`. Empty: by block.
+    """
+
+    build: Callable[[int, int], nn.Module]
+    smallest: int
+    stages: tuple[tuple[str, int], ...] = ()
+
+
+PAPER_MODELS = {
+    "resnet18": PaperModel(_resnet18, smallest=8),
+    "vgg19_bn": PaperModel(_vgg19_bn, smallest=32, stages=(("early", 4), ("middle", 7), ("later", 5))),
+    "alexnet": PaperModel(_alexnet, smallest=32, stages=(("early", 1), ("middle", 2), ("later", 2))),
+}
+
+
+def check_model(name: str) -> None:
+    """Raises: UserError, when there is no such model."""
+    library, _, inner = name.partition(":")
+    if name in PAPER_MODELS or (library == "timm" and inner in timm.list_models()):
+        return
+    if library == "torchvision" and inner in torchvision.models.list_models(module=torchvision.models):
+        return
+    raise UserError(
+        f"--model {name}: it takes {', '.join(PAPER_MODELS)}, timm:NAME (see timm.list_models()) "
+        f"or torchvision:NAME (see torchvision.models.list_models())."
+    )
+
+
+def smallest_image(name: str) -> int:
+    """The side of the smallest images that the study gives to this model."""
+    return PAPER_MODELS[name].smallest if name in PAPER_MODELS else 32
+
+
+def build_model(name: str, channels: int, classes: int, image_size: int) -> nn.Module:
+    """A network with freshly initialised weights for `image_size` x `image_size` images of `channels` channels.
+
+    Raises:
+        UserError: no such model, or it cannot take such images.
+    """
+    check_model(name)
+    if name in PAPER_MODELS:
+        if image_size < PAPER_MODELS[name].smallest:
+            raise UserError(f"--image-size {image_size}: {name} takes images from {PAPER_MODELS[name].smallest} pixels on.")
+        return PAPER_MODELS[name].build(channels, classes)
+    library, _, inner = name.partition(":")
+    if library == "timm":
+        pretrained = timm.models.get_pretrained_cfg(inner)
+        size = {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
+        return timm.create_model(inner, in_chans=channels, num_classes=classes, **size)
+    size = {"image_size": image_size} if inner.startswith("vit_") else {}
+    model = torchvision.models.get_model(inner, weights=None, num_classes=classes, **size)
+    return _with_channels(model, channels)
+
+
+def _with_channels(model: nn.Module, channels: int) -> nn.Module:
+    """Replace the first convolution where it takes another number of channels; torchvision has no option for it."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.in_channels != channels:
+                first = nn.Conv2d(
+                    channels,
+                    module.out_channels,
+                    module.kernel_size,  # type: ignore[arg-type]
+                    module.stride,  # type: ignore[arg-type]
+                    module.padding,  # type: ignore[arg-type]
+                    bias=module.bias is not None,
+                )
+                model.set_submodule(name, first)
+            return model
+    return model
+
+
+def paper_stages(name: str, model: nn.Module) -> Callable[[str], str] | None:
+    """The paper's stages of its own architectures, as `watch(stages=...)` takes them; None: the default ones."""
+    counts = PAPER_MODELS[name].stages if name in PAPER_MODELS else ()
+    if not counts:
+        return None
+    convolutions = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    labels = [stage for stage, count in counts for _ in range(count)]
+    return lambda layer: dict(zip(convolutions, labels, strict=True)).get(layer, "head")
