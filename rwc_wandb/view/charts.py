@@ -1,0 +1,151 @@
+"""From a series to charts: rows for W&B tables, and the Vega-Lite specs, one set for W&B and for local files.
+
+A spec takes its data from `{"name": "wandb"}`, its columns from `${field:NAME}`, its words from `${string:NAME}`. Ours
+name the field after the column, so that the mapping that W&B asks for is the identity.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwc_wandb.view.series import Series
+
+MOST_ROWS = 10_000
+"""W&B cuts a table in a run file here, silently."""
+
+LAYER_COLUMNS = ["layer", "depth", "stage", "start", "step", "rwc"]
+STAGE_COLUMNS = ["stage", "order", "step", "mean", "low", "high"]
+
+CHARTS = {
+    "rwc_heatmap": "RWC of every layer over time",
+    "rwc_curves": "RWC over time, one line per layer",
+    "rwc_stages": "RWC over time, one line per stage",
+    "rwc_profile": "RWC over depth, at a chosen time",
+}
+"""Chart name, which is also its spec's file and its name in W&B: what it shows."""
+
+Row = list[Any]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What one chart needs, in W&B or here.
+
+    Attributes:
+        columns: names of the table's columns.
+        rows: the table's rows; None stands for "no finite value".
+        fields: the spec's fields: column. For `wandb.plot_table(..., fields=)`.
+        strings: the spec's strings: text. For `wandb.plot_table(..., string_fields=)`.
+    """
+
+    columns: list[str]
+    rows: list[Row]
+    fields: dict[str, str]
+    strings: dict[str, str]
+
+
+def charts(series: Series, title: str = "", most_rows: int = MOST_ROWS) -> dict[str, Chart]:
+    """Chart name: its table and words. Thinned to at most `most_rows` rows each; the title says how many are shown."""
+    reading = _how_to_read(series)
+    by_layer = thinned(len(series.steps), most_rows // len(series.layers))
+    by_stage = thinned(len(series.steps), most_rows // len(series.stage_names))
+    layer_rows, stage_rows = _layer_rows(series, by_layer), _stage_rows(series, by_stage)
+    result = {}
+    for name, shows in CHARTS.items():
+        columns, rows, shown = (
+            (STAGE_COLUMNS, stage_rows, by_stage) if name == "rwc_stages" else (LAYER_COLUMNS, layer_rows, by_layer)
+        )
+        words = f"{title}: {shows}" if title else shows
+        if len(shown) < len(series.steps):
+            words += f" ({len(shown):,} of {len(series.steps):,} measurements shown)"
+        strings = {"title": words, "subtitle": reading[name], "value": value_title(series)}
+        result[name] = Chart(columns, rows, {column: column for column in columns}, strings)
+    return result
+
+
+def value_title(series: Series) -> str:
+    """What the values are and what they are per."""
+    kind = "element-wise RWC" if series.elementwise else "RWC"
+    per = "step" if series.interval == 1 else f"{series.interval:,} steps"
+    return f"{kind} per {per} (no unit, log scale)"
+
+
+def thinned(length: int, most: int) -> NDArray[np.int64]:
+    """At most `most`, but at least one, of the indices below `length`: evenly spread, with the last and (from two on)
+    the first."""
+    if length <= most:
+        return np.arange(length)
+    return np.round(np.linspace(length - 1, 0, max(most, 1))).astype(np.int64)[::-1]
+
+
+def spec(name: str) -> dict[str, Any]:
+    """The Vega-Lite spec of a chart in W&B's template language."""
+    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "specs" / f"{name}.json").read_text("utf-8"))
+    return loaded
+
+
+def filled(template: Any, fields: dict[str, str], strings: dict[str, str]) -> Any:
+    """`template` with every `${field:NAME}` and `${string:NAME}` replaced, as W&B does when it draws."""
+    if isinstance(template, dict):
+        return {key: filled(value, fields, strings) for key, value in template.items()}
+    if isinstance(template, list):
+        return [filled(value, fields, strings) for value in template]
+    if isinstance(template, str):
+        return re.sub(
+            r"\$\{(field|string):(\w+)\}",
+            lambda match: (fields if match[1] == "field" else strings)[match[2]],
+            template,
+        )
+    return template
+
+
+def _layer_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
+    starts = _starts(series.steps[shown])
+    return [
+        [layer, depth, stage, start, step, _finite(value)]
+        for start, step, row in zip(starts, series.steps[shown].tolist(), series.values[shown].tolist(), strict=True)
+        for depth, (layer, stage, value) in enumerate(zip(series.layers, series.stages, row, strict=True))
+    ]
+
+
+def _stage_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
+    return [
+        [stage, order, step, *(_finite(float(numbers[row, order])) for numbers in bands)]
+        for row, step in zip(shown.tolist(), series.steps[shown].tolist(), strict=True)
+        for order, stage in enumerate(series.stage_names)
+        for bands in [(series.stage_means, series.stage_low, series.stage_high)]
+    ]
+
+
+def _starts(steps: NDArray[np.int64]) -> list[int]:
+    """Where the heat map's cell of each measurement begins: at the measurement before it. Where much more than the usual
+    interval lies between (a gap after resuming), one usual interval before the step, so that the gap stays blank."""
+    if len(steps) == 1:
+        return [0]
+    gaps = np.diff(steps)
+    usual = int(np.median(gaps))
+    widths = np.where(gaps <= 2 * usual, gaps, usual)
+    return np.maximum(steps - np.concatenate([[usual], widths]), 0).tolist()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _how_to_read(series: Series) -> dict[str, str]:
+    runs = f"Mean over {series.runs} runs. " if series.runs > 1 else ""
+    band = f"band: lowest to highest of {series.runs} runs" if series.runs > 1 else "band: lowest to highest layer"
+    return {
+        "rwc_heatmap": runs + "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured.",
+        "rwc_curves": runs + "A line that falls and stays low has stopped learning. Point at a line to see its layer.",
+        "rwc_stages": f"Line: mean over the stage's layers{runs and f' and {series.runs} runs'}; {band}.",
+        "rwc_profile": runs + "Dots: the chosen measurement. Grey bars: the layer's range over all measurements.",
+    }

@@ -1,0 +1,122 @@
+"""What is drawn: the series of one run, or the mean of several with a band."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwc_wandb.measure.history import History
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """T measurements of L layers in S stages, averaged over `runs` runs. NaN stands for "no finite value".
+
+    Attributes:
+        layers: [L] names in forward order.
+        stages: [L] the stage of each layer.
+        steps: int64 [T], increasing.
+        values: [T, L] RWC, the mean over the runs that have a finite value there.
+        stage_names: [S] in forward order.
+        stage_means: [T, S].
+        stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer.
+        runs: the number of runs.
+        interval: optimizer steps between two measurements, the median.
+        elementwise: whether the values are the element-wise variant.
+    """
+
+    layers: list[str]
+    stages: list[str]
+    steps: NDArray[np.int64]
+    values: Values
+    stage_names: list[str]
+    stage_means: Values
+    stage_low: Values
+    stage_high: Values
+    runs: int
+    interval: int
+    elementwise: bool
+
+
+def series(histories: Sequence[History], elementwise: bool = False) -> Series:
+    """The series of one history, or the mean over several at the steps that all of them have.
+
+    Raises:
+        ValueError: no history, one without a measurement, different layers, or no step in common.
+    """
+    _check(histories)
+    first = histories[0]
+    steps: NDArray[np.int64] = reduce(np.intersect1d, [history.steps for history in histories])
+    if not len(steps):
+        raise ValueError("The histories have no optimizer step in common: a mean needs steps that every run measured.")
+    values = np.stack([_values_at(history, steps, elementwise) for history in histories])  # [R, T, L]
+    stage_names, means = first.stage_means(values)
+    if len(histories) > 1:
+        low, high = _over_runs(np.nanmin, means), _over_runs(np.nanmax, means)
+    else:
+        of_stage = [values[0][:, np.array(first.stages) == name] for name in stage_names]
+        low, high = (np.stack([end(columns, axis=1) for columns in of_stage], 1) for end in (np.min, np.max))
+    return Series(
+        layers=first.layers,
+        stages=first.stages,
+        steps=steps,
+        values=_over_runs(np.nanmean, values),
+        stage_names=stage_names,
+        stage_means=_over_runs(np.nanmean, means),
+        stage_low=low,
+        stage_high=high,
+        runs=len(histories),
+        interval=int(np.median(np.diff(steps))) if len(steps) > 1 else int(steps[0]),
+        elementwise=elementwise,
+    )
+
+
+def _check(histories: Sequence[History]) -> None:
+    if not histories:
+        raise ValueError("There is no history to draw: give at least one.")
+    first = histories[0]
+    for number, history in enumerate(histories, 1):
+        if not len(history) or not history.layers:
+            raise ValueError(f"History {number} of {len(histories)} holds no measurement: there is nothing to draw yet.")
+        if history.layers != first.layers:
+            raise ValueError(
+                f"History {number} has other layers than history 1 ({_difference(history.layers, first.layers)}): "
+                "only runs of one architecture can be averaged; view the others on their own."
+            )
+        if history.stages != first.stages:
+            raise ValueError(
+                f"History {number} has other stages than history 1 ({_difference(history.stages, first.stages)}): "
+                "only runs whose layers are grouped alike can be averaged."
+            )
+
+
+def _difference(these: Sequence[str], others: Sequence[str]) -> str:
+    if len(these) != len(others):
+        return f"{len(these)} against {len(others)}"
+    depth = next(depth for depth, pair in enumerate(zip(these, others, strict=True)) if pair[0] != pair[1])
+    return f"at depth {depth}: {these[depth]!r} against {others[depth]!r}"
+
+
+def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) -> Values:
+    """[T, L] at `steps`; of a step that was measured twice (a run resumed from an older checkpoint), the later one."""
+    place = {int(step): row for row, step in enumerate(history.steps)}
+    rows = [place[int(step)] for step in steps]
+    values = (history.rwc_elementwise if elementwise else history.rwc)[rows].astype(np.float64)
+    # An infinite rate (the layer was all zero before) has no place on a logarithmic axis either.
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _over_runs(reduction: Callable[..., Any], values: Values) -> Values:
+    """`values` [R, T, ...] reduced over the runs; NaN only where no run has a value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(reduction(values, axis=0))
