@@ -38,14 +38,15 @@ def watch(
 
     Args:
         model: the module whose layers are measured; wrapped (DDP, `torch.compile`) or not.
-        optimizer: its optimizer; several for one model: the last one's step completes a step. Wrappers of Accelerate and
-            Lightning are seen through. None: call `monitor.measure()` yourself, at the end of an epoch, say.
+        optimizer: its optimizer; several for one model: the last one's step completes a step. Wrappers of Accelerate
+            and Lightning are seen through. None: call `monitor.measure()` yourself, at the end of an epoch, say.
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
         log_every: measurements per row; a row holds their mean.
         histogram_every: optimizer steps between histograms of weights and updates; None: no histograms.
         layers: "weights" (parameters with more than one dimension, the paper's choice), "all", a regular expression
             searched for in layer names, or a callable of (name, parameter).
-        stages: a function from a layer's name to its stage; default: blocks where the module tree shows them, else thirds.
+        stages: a function from a layer's name to its stage; default: blocks where the module tree shows them,
+            else thirds by depth.
         run: the W&B run; None: the active one; False: no W&B at all, only `monitor.history`.
         prefix: what keys start with.
         rows: "attached": our values join the row that you commit next, your step counter never moves.
@@ -66,7 +67,7 @@ def watch(
     if rows not in ("attached", "own"):
         raise ValueError(f'rows={rows!r}: it takes "attached" or "own".')
     if not isinstance(prefix, str) or not prefix or "." in prefix:
-        raise ValueError(f'prefix={prefix!r}: it takes a word without dots, such as "rwc" (W&B loses settings of dotted keys).')
+        raise ValueError(f'prefix={prefix!r}: it takes a word without dots (W&B loses their settings), such as "rwc".')
     optimizers = [_inner(one) for one in _listed(optimizer)]
     tracked = find_layers(model, layers, stages)
     if _rank() != 0:
@@ -114,7 +115,7 @@ def _active_run(run: Run | None) -> Run:
     active = run if run is not None else wandb.run
     if active is None:
         raise wandb.Error(
-            "watch found no active W&B run: call wandb.init() before it, pass run=..., or run=False for monitor.history only."
+            "watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B)."
         )
     return active
 
@@ -134,4 +135,3 @@ def _close_with(run: Run, monitor: Monitor, after: Callable[[], None]) -> None:
 
         hooks.append(TeardownHook(finish, TeardownStage.EARLY))
     atexit.register(finish)
-

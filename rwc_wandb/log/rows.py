@@ -40,7 +40,9 @@ class RunRows:
     moves. While they have not committed, a new row replaces ours and its mean covers both. `rows="own"` commits.
     """
 
-    def __init__(self, run: Run, layers: list[str], stages: list[str], prefix: str = "rwc", rows: RowMode = "attached") -> None:
+    def __init__(
+        self, run: Run, layers: list[str], stages: list[str], prefix: str = "rwc", rows: RowMode = "attached"
+    ) -> None:
         self.run = run
         self.prefix = prefix
         self.rows = rows
@@ -48,7 +50,9 @@ class RunRows:
         self._keys = [f"{prefix}/{slashed(name)}" for name in layers]
         self._stage_keys = [f"{prefix}_stage/{stage}" for stage in dict.fromkeys(stages)]
         histograms = "hist" if prefix == "rwc" else f"{prefix}_hist"
-        self._histogram_keys = [[f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")]
+        self._histogram_keys = [
+            [f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")
+        ]
         self._total = np.zeros(len(layers))
         self._count = np.zeros(len(layers), np.int64)
         self._attached_to: int | None = None
@@ -81,7 +85,7 @@ class RunRows:
     def nonfinite(self, layer: str, step: int, count: int) -> None:
         text = f"{count} weights of layer {layer} are NaN or infinite after optimizer step {step}."
         warnings.warn(f"rwc_wandb: {text}", stacklevel=2)
-        self.run.alert(title="Non-finite weights", text=text, level=wandb.AlertLevel.ERROR)
+        self.run.alert(title="Non-finite weights", text=text, level="ERROR")
 
     def close(self, history: History) -> None:
         if self._held:

@@ -9,8 +9,11 @@ from rwc_wandb.measure.trends import depth_trend, levelled_off
 
 
 def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int | None]:
-    """Per stage `<prefix>_stage/<stage>.mean`, `.last` and `.levelled_off` (optimizer step or None), and `<prefix>/depth_trend`:
-    Spearman's rho between depth and the mean RWC over the run."""
+    """A run in a few numbers, under `<prefix>_summary/`.
+
+    `<stage>/mean` and `<stage>/last` RWC, `<stage>/levelled_off` (the optimizer step, or None), and `depth_trend`:
+    Spearman's rho between depth and the layers' mean RWC. Non-finite measurements are left out.
+    """
     if not len(history):
         return {}
     finite = np.where(np.isfinite(history.rwc), history.rwc, np.nan)

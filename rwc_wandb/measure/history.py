@@ -108,7 +108,7 @@ class History:
                 history = cls(*(json.loads(metadata[key]) for key in ("layers", "stages", "sizes")))
                 series = {key: file.get_tensor(key) for key in _SERIES}
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise HistoryError(f"{path} cannot be read as a history of rwc_wandb ({error}): was it cut short?") from error
+            raise HistoryError(f"{path} cannot be read as a history ({error}): was it cut short?") from error
         shape = (len(series["steps"]), len(history.layers))
         if series["rwc"].shape != shape or series["rwc_elementwise"].shape != shape:
             raise HistoryError(f"{path} holds {series['rwc'].shape} values where its steps and layers say {shape}.")

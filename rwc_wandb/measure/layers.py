@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 LayerChoice = str | Callable[[str, Tensor], bool]
 """Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression
 searched for in the layer's name, or a callable of (name, parameter)."""
+
+Path = list[tuple[dict[str, Any], str, object]]
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _BLOCK = re.compile(r"(?:^|\.)(layer|stage|block|group)s?[._]?(\d+)(?=[._]|$)")
@@ -36,14 +39,16 @@ class Layer:
     depth: int
     stage: str
     parameter: Tensor
-    path: list[tuple[dict[str, object], str, object]]
+    path: Path
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.parameter.shape)
 
 
-def find_layers(model: nn.Module, choice: LayerChoice = "weights", stages: Callable[[str], str] | None = None) -> list[Layer]:
+def find_layers(
+    model: nn.Module, choice: LayerChoice = "weights", stages: Callable[[str], str] | None = None
+) -> list[Layer]:
     """The tracked layers of `model`, tied weights once, in forward order.
 
     Args:
@@ -59,7 +64,7 @@ def find_layers(model: nn.Module, choice: LayerChoice = "weights", stages: Calla
     if not isinstance(model, nn.Module):
         raise TypeError(f"watch needs a torch.nn.Module as its model, not {type(model).__name__}.")
     is_chosen = _selector(choice)
-    found: dict[int, tuple[str, Tensor, list[tuple[dict[str, object], str, object]]]] = {}
+    found: dict[int, tuple[str, Tensor, Path]] = {}
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
@@ -70,7 +75,7 @@ def find_layers(model: nn.Module, choice: LayerChoice = "weights", stages: Calla
         found[id(parameter)] = (name, parameter, path)
         taken.add(name)
     if not found:
-        raise ValueError(f"No layer to track: layers={choice!r} matches none of the parameters of {type(model).__name__}.")
+        raise ValueError(f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}.")
     names = [name for name, _, _ in found.values()]
     places = [stages(name) for name in names] if stages else default_stages(names)
     return [
@@ -101,7 +106,7 @@ def _selector(choice: LayerChoice) -> Callable[[str, Tensor], bool]:
         pattern = re.compile(choice)
     except (re.error, TypeError) as error:
         raise ValueError(
-            f'layers={choice!r} is not a valid choice ({error}): use "weights", "all", a regular expression or a callable.'
+            f'layers={choice!r} is no valid choice ({error}): use "weights", "all", a regular expression or a callable.'
         ) from None
     return lambda name, parameter: bool(pattern.search(name))
 
@@ -113,9 +118,9 @@ def _layer_name(full_name: str, taken: set[str]) -> str:
     return next(candidates, full_name)
 
 
-def _walk(model: nn.Module):  # type: ignore[no-untyped-def]
+def _walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Path]]:
     """Yield (name, parameter, path) in registration order; modules and parameters that are shared come once each."""
-    pending: list[tuple[str, nn.Module, list[tuple[dict[str, object], str, object]]]] = [("", model, [])]
+    pending: list[tuple[str, nn.Module, Path]] = [("", model, [])]
     seen: set[int] = set()
     while pending:
         prefix, module, path = pending.pop()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rwc_wandb.measure.history import History
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer, find_layers
-from rwc_wandb.measure.window import DeviceWindow, Histograms, HostCopy, device_windows
+from rwc_wandb.measure.window import Histograms, HostCopy, device_windows
 
 HISTOGRAM_BINS = 64
 
@@ -74,7 +74,9 @@ class Monitor:
     ) -> None:
         self.layers = list(layers)
         self.history = History(
-            [layer.name for layer in layers], [layer.stage for layer in layers], [layer.parameter.numel() for layer in layers]
+            [layer.name for layer in layers],
+            [layer.stage for layer in layers],
+            [layer.parameter.numel() for layer in layers],
         )
         self.step = 0
         self.every = every
@@ -242,8 +244,8 @@ class Monitor:
         return [modules[owner].register_load_state_dict_post_hook(noting(owners[owner])) for owner in owners]
 
     def _note_layout(self) -> None:
-        edges = {(id(mapping), key): (mapping, key, expected) for layer in self.layers for mapping, key, expected in layer.path}
-        self._edges = list(edges.values())
+        edges = [edge for layer in self.layers for edge in layer.path]
+        self._edges = list({(id(mapping), key): (mapping, key, expected) for mapping, key, expected in edges}.values())
         self._parameters = [layer.parameter for layer in self.layers]
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
 
@@ -256,7 +258,7 @@ class Monitor:
     def _follow_layout(self) -> None:
         """Track what now stands in the place of replaced, resized or moved weights; their next value is NaN."""
         self._flush()
-        snapshots = {index: s for window in self._windows for index, s in zip(window.indices, window.snapshots, strict=True)}
+        snapshots = {i: s for window in self._windows for i, s in zip(window.indices, window.snapshots, strict=True)}
         present = find_layers(self._model, lambda name, parameter: True)
         by_identity = {id(layer.parameter): layer for layer in present}
         by_name = {layer.name: layer for layer in present}
@@ -280,7 +282,7 @@ class Monitor:
         if changed:
             names = ", ".join(self.layers[index].name for index in changed[:5]) + (", ..." if len(changed) > 5 else "")
             warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or moved before step "
-                f"{self.step}: their snapshots are taken anew and their RWC at this step is NaN.",
+                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or moved before "
+                f"step {self.step}: their snapshots are taken anew and their RWC at this step is NaN.",
                 stacklevel=2,
             )

@@ -18,7 +18,8 @@ class Batches:
         device: where batches are made; the images are kept there where they take at most half of its free memory.
         seed: of the random crops and flips; None: none are made (the test set).
 
-    An image's crop and flip depend on seed, epoch and the image alone: not on batch order, nor on the number of processes.
+    An image's crop and flip depend on seed, epoch and the image alone: neither on batch order nor on the number of
+    processes.
     """
 
     def __init__(self, images: Images, data_set: DataSet, device: torch.device, seed: int | None) -> None:

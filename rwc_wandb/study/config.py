@@ -45,7 +45,9 @@ class TrainConfig:
     momentum: float = _option(0.9, "momentum of SGD", float)
     weight_decay: float = _option(1e-4, "weight decay of SGD", float)
     seed: int = _option(0, "seed of weights, order and augmentation", int)
-    rwc_every: str | int = _option("epoch", 'measure RWC every "epoch", as the paper does, or every N optimizer steps', _cadence)
+    rwc_every: str | int = _option(
+        "epoch", 'measure RWC every "epoch", as the paper does, or N optimizer steps', _cadence
+    )
     histogram_every: str | int | None = _option(
         "epoch", 'histograms of weights and updates every "epoch", every N optimizer steps, or "never"', _cadence
     )
@@ -67,25 +69,27 @@ class TrainConfig:
     group: str | None = _option(None, "W&B group; default: MODEL-DATASET", _optional(str))
 
     def __post_init__(self) -> None:
-        for name, lowest in {"epochs": 1, "batch_size": 1, "image_size": 1, "limit_train": 1, "limit_test": 1, "seed": 0}.items():
+        for name in ("epochs", "batch_size", "image_size", "limit_train", "limit_test"):
             value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise UserError(f"{flag(name)} {value}: it takes a whole number from {lowest}.")
+            if value is not None and value < 1:
+                raise UserError(f"{flag(name)} {value}: it takes a whole number from 1.")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"--lr {self.learning_rate}: it takes a number above 0, such as 0.1.")
         if not 0 <= self.momentum < 1:
             raise UserError(f"--momentum {self.momentum}: it takes a number from 0 to below 1, such as 0.9.")
         if not 0 <= self.weight_decay < float("inf"):
             raise UserError(f"--weight-decay {self.weight_decay}: it takes a number from 0, such as 0.0001.")
-        if self.seed >= 2**32:
-            raise UserError(f"--seed {self.seed}: it takes a whole number below 2^32.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: it takes a whole number from 0 to below 2^32.")
         for name in ("rwc_every", "histogram_every"):
             value = getattr(self, name)
             if (isinstance(value, int) and value < 1) or (name == "rwc_every" and value is None):
                 never = ' or "never"' if name == "histogram_every" else ""
                 raise UserError(f'{flag(name)} {value}: it takes "epoch"{never} or a whole number from 1.')
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
-            raise UserError(f"--target-accuracy {self.target_accuracy}: it takes a number above 0 and up to 1, such as 0.94.")
+            raise UserError(
+                f"--target-accuracy {self.target_accuracy}: it takes a number above 0 up to 1, such as 0.94."
+            )
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"--precision {self.precision}: it takes fp32 or bf16.")
         if not self.project or re.search(r"[/\\#?%:]", self.project):
@@ -140,7 +144,8 @@ def _named(parse: Callable[[str], Any], kind: Any) -> Callable[[str], Any]:
     def parsed(text: str) -> Any:
         return parse(text)
 
-    parsed.__name__ = {"int": "whole number", "float": "number", "bool": "true/false"}.get(str(kind).split(" |")[0], "cadence")
+    names = {"int": "whole number", "float": "number", "bool": "true or false"}
+    parsed.__name__ = names.get(str(kind).split(" |")[0], "cadence")
     return parsed
 
 

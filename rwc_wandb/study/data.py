@@ -56,8 +56,10 @@ class DataSet:
     classes: int | None = None
 
 
-def load_data(name: str, folder: Path, side: int, limit_train: int | None, limit_test: int | None) -> tuple[Images, Images]:
-    """Training and test images of the data set `name`, resized to `side` x `side`; at most the first `limit_...` of them.
+def load_data(
+    name: str, folder: Path, side: int, limit_train: int | None, limit_test: int | None
+) -> tuple[Images, Images]:
+    """Training and test images of the data set `name`, resized to `side` x `side`; at most the first `limit_...`.
 
     Raises:
         UserError: the files are missing and cannot be downloaded, or are damaged; the message names them.
@@ -114,8 +116,8 @@ def _torchvision(kind: str, where: str, files: str) -> Callable[[Path, int], tup
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"The data set {kind} is not in {folder / where} (or is damaged) and could not be downloaded ({reason}): "
-                f"put {files} into {folder / where}, or name the folder above it with --data-dir."
+                f"The data set {kind} is not in {folder / where} (or is damaged) and could not be downloaded "
+                f"({reason}): put {files} into {folder / where}, or name the folder above it with --data-dir."
             ) from error
         return parts[0], parts[1]
 
@@ -130,18 +132,18 @@ def _imagefolder(folder: Path, side: int) -> tuple[Images, Images]:
     held_out = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), folder / "test")
     for part in (folder / "train", held_out):
         if not part.is_dir():
-            raise UserError(f"--data-dir {folder}: there is no folder {part}; it takes a folder with train/CLASS/* and test/CLASS/* images.")
+            raise UserError(
+                f"--data-dir {folder}: there is no folder {part}; it takes a folder with train/CLASS/ and test/CLASS/."
+            )
     try:
         sets = [torchvision.datasets.ImageFolder(str(part)) for part in (folder / "train", held_out)]
     except FileNotFoundError as error:
         raise UserError(f"--data-dir {folder}: {error}.") from error
     if sets[0].classes != sets[1].classes:
-        raise UserError(f"--data-dir {folder}: train and {held_out.name} hold different classes; both need the same folders.")
+        raise UserError(f"--data-dir {folder}: train and {held_out.name} need folders of the same names.")
     needed = 3 * side * side * sum(len(one) for one in sets)
     if needed > psutil.virtual_memory().available:
-        raise UserError(
-            f"--image-size {side}: the images take {needed / 2**30:.0f} GiB of memory, more than is free; choose a smaller size."
-        )
+        raise UserError(f"--image-size {side}: the images take {needed / 2**30:.0f} GiB of memory, more than is free.")
 
     def read(path: str) -> Tensor:
         try:
@@ -152,9 +154,8 @@ def _imagefolder(folder: Path, side: int) -> tuple[Images, Images]:
         return functional.pil_to_tensor(square)
 
     with ThreadPoolExecutor() as pool:
-        train, test = (
-            Images(torch.stack(list(pool.map(read, [path for path, _ in one.samples]))), torch.tensor(one.targets)) for one in sets
-        )
+        pixels = [torch.stack(list(pool.map(read, [path for path, _ in one.samples]))) for one in sets]
+    train, test = (Images(images, torch.tensor(one.targets)) for images, one in zip(pixels, sets, strict=True))
     return train, test
 
 
@@ -163,10 +164,16 @@ _CIFAR = {"padding": 4, "flip": True, "mean": (0.485, 0.456, 0.406), "std": (0.2
 DATA_SETS = {
     "digits": DataSet(_digits, side=8, padding=1, classes=10),
     "cifar10": DataSet(
-        _torchvision("CIFAR10", "", "cifar-10-python.tar.gz"), side=32, classes=10, **_CIFAR  # type: ignore[arg-type]
+        _torchvision("CIFAR10", "", "cifar-10-python.tar.gz"),
+        side=32,
+        classes=10,
+        **_CIFAR,  # type: ignore[arg-type]
     ),
     "cifar100": DataSet(
-        _torchvision("CIFAR100", "", "cifar-100-python.tar.gz"), side=32, classes=100, **_CIFAR  # type: ignore[arg-type]
+        _torchvision("CIFAR100", "", "cifar-100-python.tar.gz"),
+        side=32,
+        classes=100,
+        **_CIFAR,  # type: ignore[arg-type]
     ),
     "mnist": DataSet(_torchvision("MNIST", "MNIST/raw", _IDX), side=32, flip=True, classes=10),
     "fashion_mnist": DataSet(_torchvision("FashionMNIST", "FashionMNIST/raw", _IDX), side=32, flip=True, classes=10),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torchvision
@@ -98,13 +99,16 @@ def build_model(name: str, channels: int, classes: int, image_size: int) -> nn.M
     """
     check_model(name)
     if name in PAPER_MODELS:
-        if image_size < PAPER_MODELS[name].smallest:
-            raise UserError(f"--image-size {image_size}: {name} takes images from {PAPER_MODELS[name].smallest} pixels on.")
-        return PAPER_MODELS[name].build(channels, classes)
+        paper = PAPER_MODELS[name]
+        if image_size < paper.smallest:
+            raise UserError(f"--image-size {image_size}: {name} takes images from {paper.smallest} pixels on.")
+        return paper.build(channels, classes)
     library, _, inner = name.partition(":")
     if library == "timm":
         pretrained = timm.models.get_pretrained_cfg(inner)
-        size = {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
+        size: dict[str, Any] = (
+            {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
+        )
         return timm.create_model(inner, in_chans=channels, num_classes=classes, **size)
     size = {"image_size": image_size} if inner.startswith("vit_") else {}
     model = torchvision.models.get_model(inner, weights=None, num_classes=classes, **size)

@@ -33,8 +33,11 @@ def make_folder(config: TrainConfig) -> Path:
             if not folder.is_dir():
                 break
         except OSError as error:
-            raise UserError(f"--output {config.output}: {folder} cannot be written ({error.strerror}); name a folder that can.") from error
-    raise UserError(f"--output {config.output}: {wanted} is no folder, or has too many runs; name another folder or --name.")
+            reason = error.strerror or error
+            raise UserError(
+                f"--output {config.output}: {folder} cannot be written ({reason}); name another."
+            ) from error
+    raise UserError(f"--output {config.output}: {wanted} is no folder, or too many runs have its name.")
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
@@ -56,6 +59,8 @@ def print_layers(console: Console, history: History) -> None:
     for heading in ("weights", "first", "last", "mean"):
         table.add_column(heading, justify="right")
     if len(history):
-        for layer, stage, size, values in zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True):
-            table.add_row(layer, stage, f"{size:,}", *(f"{value:.4g}" for value in (values[0], values[-1], np.mean(values))))
+        rows = zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True)
+        for layer, stage, size, values in rows:
+            numbers = (f"{value:.4g}" for value in (values[0], values[-1], np.mean(values)))
+            table.add_row(layer, stage, f"{size:,}", *numbers)
     console.print(table)

@@ -37,7 +37,8 @@ def open_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
             return run, f"W&B run: {run.url}"
         reason = "WANDB_MODE is offline"
     except wandb.Error as error:
-        reason = "no API key" if isinstance(error, wandb.errors.UsageError) else f"{type(error).__name__}, no server reached"
+        unreached = f"{type(error).__name__}, no server reached"
+        reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
         try:
             run = _init(config, folder, mode="offline")
         except wandb.Error as refused:

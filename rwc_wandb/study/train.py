@@ -111,7 +111,7 @@ def build(config: TrainConfig) -> Learner:
     )
     if config.batch_size % accelerator.num_processes:
         raise UserError(
-            f"--batch-size {config.batch_size}: it takes a multiple of {accelerator.num_processes}, the number of processes."
+            f"--batch-size {config.batch_size}: it takes a multiple of the {accelerator.num_processes} processes."
         )
     set_seed(config.seed)
     with accelerator.main_process_first():
@@ -121,11 +121,16 @@ def build(config: TrainConfig) -> Learner:
     classes = data_set.classes or int(images.labels.max()) + 1
     model = build_model(config.model, images.images.shape[1], classes, side)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     # A last batch of one image per process has no variance: batch norm cannot train on it.
     lone = len(images) % config.batch_size < 2 * accelerator.num_processes and len(images) > config.batch_size
-    loader = DataLoader(range(len(images)), config.batch_size, shuffle=True, drop_last=lone)  # type: ignore[arg-type]
+    numbers: Any = range(len(images))
+    loader: DataLoader[int] = DataLoader(numbers, config.batch_size, shuffle=True, drop_last=lone)
     if config.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)

@@ -1,7 +1,7 @@
 """The reductions behind a measurement: one signature, one implementation per device.
 
-A `Reduction` is built once for a fixed list of weights and their snapshots (same device, same strides pairwise) and then
-called once per measurement. `reduction_for` picks the implementation.
+A `Reduction` is built once for a fixed list of weights and their snapshots (same device, same strides pairwise) and
+then called once per measurement. `reduction_for` picks the implementation.
 """
 
 from __future__ import annotations
