@@ -32,7 +32,7 @@ for (const {id, spec, table} of JSON.parse(document.getElementById("charts").tex
   const values = Array.from({length: columns[names[0]].length}, (_, row) =>
     Object.fromEntries(names.map(name => [name, texts[name] ? texts[name][columns[name][row]] : columns[name][row]])));
   spec.data = {values};
-  vegaEmbed("#" + id, spec, {mode: "vega-lite", renderer: "canvas",
+  vegaEmbed("#" + id, spec, {mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
     actions: {export: true, source: false, compiled: false, editor: false}});
 }
 """
@@ -55,7 +55,7 @@ def page(title: str, introduction: list[str], specs: dict[str, dict[str, Any]], 
         tables.setdefault(table, _columnar(made[name]))
         listed.append({"id": name, "spec": described, "table": table})
     paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in introduction)
-    places = "\n".join(f'<div class="chart"><div id="{name}"></div></div>' for name in specs)
+    places = "\n".join(f'<div class="chart"><div id="{name}_controls"></div><div id="{name}"></div></div>' for name in specs)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
