@@ -126,8 +126,11 @@ def _stage_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
 
 
 def _starts(steps: NDArray[np.int64]) -> list[int]:
-    """Where the heat map's cell of each measurement begins: at the measurement before it. Where much more than the usual
-    interval lies between (a gap after resuming), one usual interval before the step, so that the gap stays blank."""
+    """Where the heat map's cell of each measurement begins: at the measurement before it.
+
+    Where much more than the usual interval lies between (a gap after resuming), one usual interval before the step, so
+    that the gap stays blank.
+    """
     if len(steps) == 1:
         return [0]
     gaps = np.diff(steps)

@@ -9,9 +9,7 @@ from typing import Any
 from rwc_wandb.view.charts import Chart
 
 # The page may run what is in it and nothing else; Vega compiles expressions, hence unsafe-eval.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
-)
+_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -38,7 +36,9 @@ for (const {id, spec, table} of JSON.parse(document.getElementById("charts").tex
 """
 
 
-def page(title: str, introduction: list[str], specs: dict[str, dict[str, Any]], made: dict[str, Chart], library: str) -> str:
+def page(
+    title: str, introduction: list[str], specs: dict[str, dict[str, Any]], made: dict[str, Chart], library: str
+) -> str:
     """The page as text.
 
     Args:
@@ -55,7 +55,7 @@ def page(title: str, introduction: list[str], specs: dict[str, dict[str, Any]], 
         tables.setdefault(table, _columnar(made[name]))
         listed.append({"id": name, "spec": described, "table": table})
     paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in introduction)
-    places = "\n".join(f'<div class="chart"><div id="{name}_controls"></div><div id="{name}"></div></div>' for name in specs)
+    places = "\n".join(f'<div class="chart"><div id="{id}_controls"></div><div id="{id}"></div></div>' for id in specs)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

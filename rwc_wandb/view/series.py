@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwc_wandb.errors import UserError
 from rwc_wandb.measure.history import History
 
 Values = NDArray[np.float64]
@@ -50,13 +51,13 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     """The series of one history, or the mean over several at the steps that all of them have.
 
     Raises:
-        ValueError: no history, one without a measurement, different layers, or no step in common.
+        UserError: no history, one without a measurement, different layers, or no step in common.
     """
     _check(histories)
     first = histories[0]
     steps: NDArray[np.int64] = reduce(np.intersect1d, [history.steps for history in histories])
     if not len(steps):
-        raise ValueError("The histories have no optimizer step in common: a mean needs steps that every run measured.")
+        raise UserError("The histories have no optimizer step in common: a mean needs steps that every run measured.")
     values = np.stack([_values_at(history, steps, elementwise) for history in histories])  # [R, T, L]
     stage_names, means = first.stage_means(values)
     if len(histories) > 1:
@@ -81,18 +82,18 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
 
 def _check(histories: Sequence[History]) -> None:
     if not histories:
-        raise ValueError("There is no history to draw: give at least one.")
+        raise UserError("There is no history to draw: give at least one.")
     first = histories[0]
     for number, history in enumerate(histories, 1):
         if not len(history) or not history.layers:
-            raise ValueError(f"History {number} of {len(histories)} holds no measurement: there is nothing to draw yet.")
+            raise UserError(f"History {number} of {len(histories)} holds no measurement: there is nothing to draw yet.")
         if history.layers != first.layers:
-            raise ValueError(
+            raise UserError(
                 f"History {number} has other layers than history 1 ({_difference(history.layers, first.layers)}): "
                 "only runs of one architecture can be averaged; view the others on their own."
             )
         if history.stages != first.stages:
-            raise ValueError(
+            raise UserError(
                 f"History {number} has other stages than history 1 ({_difference(history.stages, first.stages)}): "
                 "only runs whose layers are grouped alike can be averaged."
             )

@@ -1,0 +1,63 @@
+"""The final charts of a run, in W&B."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+import wandb
+
+from rwc_wandb.measure.history import History
+from rwc_wandb.view.charts import charts
+from rwc_wandb.view.series import series
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+ENTITY_VARIABLE = "RWC_WANDB_CHARTS"
+"""Environment variable: the W&B user or team who registered the charts (`rwc-wandb charts push ENTITY`)."""
+
+_PRESETS: dict[str, dict[str, str]] = {
+    "rwc_curves": {"step": "step", "lineKey": "layer", "lineVal": "rwc"},
+    "rwc_stages": {"step": "step", "lineKey": "stage", "lineVal": "mean"},
+}
+"""Charts that W&B's built-in line series can stand in for: its field -> our column."""
+
+
+def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | None = None) -> None:
+    """Log the charts of a whole run, as a part of the row that is committed next.
+
+    | key | meaning |
+    |---|---|
+    | `rwc_charts/rwc_heatmap`, `rwc_curves`, `rwc_stages`, `rwc_profile` | custom charts, where they are registered |
+    | `rwc_charts/rwc_curves`, `rwc_charts/rwc_stages` | otherwise: W&B's built-in line series of the same tables |
+    | `rwc_charts/page` | otherwise, where vl-convert is installed: all four in one HTML page |
+
+    Args:
+        run: the W&B run, online or offline.
+        history: every measurement of the run; thinned to what a W&B table holds.
+        prefix: what keys start with.
+        entity: who registered the charts (`rwc-wandb charts push ENTITY`); None: `$RWC_WANDB_CHARTS`; where that is not
+            set either, the charts count as not registered. W&B offers no way to ask.
+    """
+    if not len(history):
+        return
+    entity = entity or os.environ.get(ENTITY_VARIABLE) or None
+    drawn = series([history])
+    made = charts(drawn, run.name or "")
+    row: dict[str, Any] = {}
+    for name in made if entity else _PRESETS:
+        chart = made[name]
+        spec, fields, strings = f"{entity}/{name}", chart.fields, chart.strings
+        if not entity:
+            spec, fields = "wandb/lineseries/v0", _PRESETS[name]
+            strings = {"title": strings["title"], "xname": "optimizer step"}
+        table = wandb.Table(columns=list(chart.columns), data=chart.rows)
+        row[f"{prefix}_charts/{name}"] = wandb.plot_table(spec, table, fields, strings)
+    if not entity and importlib.util.find_spec("vl_convert"):
+        from rwc_wandb.view.render import html_page
+
+        # Not injected: W&B's style sheet would be a request to its site.
+        row[f"{prefix}_charts/page"] = wandb.Html(html_page(drawn, made, run.name or ""), inject=False)
+    run.log(row, commit=False)
