@@ -68,10 +68,10 @@ def find_layers(
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
-        if id(parameter) in found or not parameter.is_floating_point() or not is_chosen(name, parameter):
-            continue
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
+        if id(parameter) in found or not parameter.is_floating_point() or not is_chosen(name, parameter):
+            continue
         found[id(parameter)] = (name, parameter, path)
         taken.add(name)
     if not found:

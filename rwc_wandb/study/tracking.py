@@ -47,6 +47,8 @@ def open_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
 
 
 def _init(config: TrainConfig, folder: Path, mode: str | None) -> Run:
+    # What W&B says about being offline is in the one line of `open_run`.
+    is_offline = "offline" in (mode, os.environ.get("WANDB_MODE"))
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", config.project),
         name=config.run_name,
@@ -55,7 +57,7 @@ def _init(config: TrainConfig, folder: Path, mode: str | None) -> Run:
         config=config.to_dict(),
         dir=folder,
         mode=mode,  # type: ignore[arg-type]
-        settings=wandb.Settings(quiet=True, silent=mode == "offline", init_timeout=SECONDS_TO_WAIT),
+        settings=wandb.Settings(quiet=True, silent=is_offline, init_timeout=SECONDS_TO_WAIT),
     )
     run.define_metric("epoch")
     for group in ("train/*", "test/*"):

@@ -120,6 +120,10 @@ def build(config: TrainConfig) -> Learner:
         )
     classes = data_set.classes or int(images.labels.max()) + 1
     model = build_model(config.model, images.images.shape[1], classes, side)
+    try:
+        rwc_wandb.find_layers(model, config.layers)
+    except ValueError as error:
+        raise UserError(f"--layers {config.layers}: {error}") from error
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,

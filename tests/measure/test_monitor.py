@@ -1,0 +1,275 @@
+"""The hook against the oracle: values, cadence, jumps and failures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rwc_wandb import Monitor, MonitoringStopped, elementwise_relative_weight_change, relative_weight_change, watch
+
+
+class Recorder:
+    """Keeps the weights after every step, as an outsider would, and says what the series must be."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+        self.weights = [self.copy()]
+
+    def copy(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def note(self) -> None:
+        self.weights.append(self.copy())
+
+    def series(self, metric: Callable[[Tensor, Tensor], Tensor] = relative_weight_change, every: int = 1) -> np.ndarray:
+        kept = self.weights[::every]
+        return np.array([[metric(new, old).item() for new, old in zip(b, a, strict=True)] for a, b in pairwise(kept)])
+
+
+def model(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Flatten(), nn.Linear(7 * 36, 5)).to(dtype)
+
+
+def weights(network: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in network.parameters() if parameter.dim() > 1]
+
+
+def step(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+def run(
+    network: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **options: object
+) -> tuple[Monitor, Recorder]:
+    monitor = watch(network, optimizer, run=False, **options)  # type: ignore[arg-type]
+    recorder = Recorder([layer.parameter for layer in monitor.layers])
+    for _ in range(steps):
+        step(optimizer, network)
+        recorder.note()
+    monitor.close()
+    return monitor, recorder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("every", [1, 3])
+def test_series_equals_the_oracle(dtype: torch.dtype, every: int) -> None:
+    network = model(dtype)
+    monitor, recorder = run(
+        network, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9), 12, every=every, log_every=5
+    )
+    assert monitor.history.steps.tolist() == list(range(every, 13, every))
+    np.testing.assert_allclose(monitor.history.rwc, recorder.series(every=every), rtol=1e-6)
+    elementwise = recorder.series(elementwise_relative_weight_change, every)
+    np.testing.assert_allclose(monitor.history.rwc_elementwise, elementwise, rtol=1e-6)
+
+
+def test_channels_last_and_all_parameters() -> None:
+    network = model().to(memory_format=torch.channels_last)
+    monitor, recorder = run(network, torch.optim.AdamW(network.parameters(), lr=0.01), 5, layers="all")
+    assert len(monitor.layers) == 6
+    np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
+
+
+def test_measure_without_an_optimizer() -> None:
+    network = model()
+    with watch(network, run=False) as monitor:
+        with torch.no_grad():
+            weights(network)[0].mul_(1.5)
+        monitor.measure()
+        with torch.no_grad():
+            weights(network)[1].mul_(0.25)
+        monitor.measure(step=40)
+    assert monitor.history.steps.tolist() == [1, 40]
+    np.testing.assert_allclose(monitor.history.rwc, [[0.5, 0], [0, 0.75]], rtol=1e-6)
+
+
+def test_a_frozen_layer_is_zero_and_a_step_without_gradients_too() -> None:
+    network = model()
+    network[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    monitor, _ = run(network, optimizer, 3)
+    assert (monitor.history.rwc[:, 0] == 0).all()
+    assert (monitor.history.rwc[:, 1] > 0).all()
+
+
+def test_zeros_infinities_and_nan() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        network[0].weight.zero_()
+        network[1].weight.zero_()
+    with watch(network, run=False) as monitor:
+        with torch.no_grad():
+            network[1].weight.fill_(1)
+            network[2].weight[0, 0] = torch.nan
+        monitor.measure()
+    assert monitor.history.rwc[0, :2].tolist() == [0, np.inf]
+    assert np.isnan(monitor.history.rwc[0, 2])
+    assert np.isnan(monitor.history.rwc_elementwise[0, 2])
+
+
+def test_closure_accumulation_and_two_optimizers_count_real_steps() -> None:
+    network = model()
+    lbfgs = torch.optim.LBFGS(network.parameters(), max_iter=5)
+    data = torch.randn(4, 3, 8, 8)
+
+    def closure() -> Tensor:
+        lbfgs.zero_grad()
+        loss = network(data).square().sum()
+        loss.backward()
+        return loss
+
+    monitor = watch(network, lbfgs, run=False)
+    for _ in range(3):
+        lbfgs.step(closure)
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2, 3]
+
+    first, second = (torch.optim.SGD([parameter], lr=0.1) for parameter in weights(network))
+    monitor = watch(network, [first, second], run=False)
+    recorder = Recorder(weights(network))
+    for _ in range(3):
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        first.step()
+        second.step()
+        recorder.note()
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
+
+
+def test_an_interval_ends_with_close() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor, _ = run(network, optimizer, 2)
+    step(optimizer, network)
+    monitor.measure()
+    monitor.close()
+    assert len(monitor.history) == 2
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def replaced(network: nn.Module) -> None:
+    network[3].weight = nn.Parameter(torch.randn(5, 7 * 36))
+
+
+def replaced_module(network: nn.Module) -> None:
+    network[3] = nn.Linear(7 * 36, 5)
+
+
+def resized(network: nn.Module) -> None:
+    network[3].weight.data = torch.randn(6, 7 * 36)
+
+
+@pytest.mark.parametrize("change", [replaced, replaced_module, resized])
+def test_a_weight_that_is_replaced_is_nan_once_and_followed(change: Callable[[nn.Module], None]) -> None:
+    network = model()
+    monitor = watch(network, run=False, log_every=4)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    monitor.measure()
+    change(network)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    with pytest.warns(UserWarning, match=r"1 layers \(3\)"):
+        monitor.measure()
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+        network[3].weight.mul_(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.measure()
+    monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc, [[1, 0], [1, np.nan], [1, 2]], rtol=1e-6)
+
+
+def test_a_layer_that_left_the_model_is_nan_from_then_on() -> None:
+    network = model()
+    monitor = watch(network, run=False)
+    network[3] = nn.Identity()
+    with pytest.warns(UserWarning, match="3"):
+        monitor.measure()
+    monitor.measure()
+    monitor.close()
+    assert np.isnan(monitor.history.rwc[:, 1]).all()
+    assert (monitor.history.rwc[:, 0] == 0).all()
+
+
+def test_a_wrapped_layer_keeps_its_series() -> None:
+    """As LoRA does: the old module moves into a new one; the tensor is the same."""
+    network = model()
+    monitor = watch(network, run=False)
+    network[3] = nn.Sequential(network[3], nn.Linear(5, 5))
+    with torch.no_grad():
+        network[3][0].weight.mul_(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.measure()
+    monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc, [[0, 1]], rtol=1e-6)
+
+
+def test_loading_weights_makes_one_nan() -> None:
+    network = model()
+    monitor = watch(network, run=False)
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    monitor.measure()
+    network.load_state_dict(state)
+    monitor.measure()
+    monitor.measure()
+    monitor.close()
+    assert np.isnan(monitor.history.rwc[1]).all()
+    assert (monitor.history.rwc[[0, 2]] == 0).all()
+
+
+def test_a_failure_ends_monitoring_but_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False, log_every=100)
+    step(optimizer, network)
+
+    def broken(_: Monitor) -> bool:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Monitor, "_layout_changed", broken)
+    with pytest.warns(MonitoringStopped, match=r"step 2: RuntimeError: planted.*1 measurements"):
+        step(optimizer, network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(optimizer, network)
+        monitor.close()
+    assert monitor.history.steps.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 0}, "every=0"),
+        ({"every": 1.5}, "every=1.5"),
+        ({"log_every": -1}, "log_every=-1"),
+        ({"histogram_every": 0}, "histogram_every=0.*None"),
+        ({"rows": "mine"}, "rows='mine'.*attached"),
+        ({"prefix": "a.b"}, "prefix='a.b'"),
+        ({"prefix": ""}, "prefix=''"),
+        ({"layers": "absent"}, "absent"),
+    ],
+)
+def test_bad_arguments(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        watch(model(), run=False, **options)  # type: ignore[arg-type]
+
+
+def test_bad_optimizer_and_model() -> None:
+    with pytest.raises(TypeError, match="Optimizer, not str"):
+        watch(model(), "sgd", run=False)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Module"):
+        watch(None, run=False)  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""The command line of `train`: spellings, defaults, and one sentence for what cannot be."""
+
+import argparse
+
+import pytest
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.config import TrainConfig, add_arguments, from_arguments
+
+
+def parsed(*words: str) -> TrainConfig:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    return from_arguments(parser.parse_args(words))
+
+
+def test_the_issue_s_line() -> None:
+    line = "--model resnet18 --dataset fashion_mnist --epochs 150 --batch-size 128 --lr 0.1 --momentum 0.9"
+    config = parsed(*line.split(), "--weight-decay", "1e-4", "--seed", "0")
+    assert config.to_dict() | {"epochs": 150, "batch_size": 128, "lr": 0.1, "weight_decay": 1e-4} == config.to_dict()
+    assert config.run_name == "resnet18-fashion_mnist-seed0"
+
+
+def test_both_spellings_and_what_a_sweep_sends() -> None:
+    assert parsed("--weight-decay", "0.5").weight_decay == parsed("--weight_decay=0.5").weight_decay == 0.5
+    assert parsed("--compile=True").compile
+    assert parsed("--compile").compile
+    assert not parsed("--compile=False").compile
+    assert parsed("--limit_train=None").limit_train is None
+    assert parsed("--rwc-every", "10").rwc_every == 10
+    assert parsed("--histogram-every", "never").histogram_every is None
+
+
+def test_every_field_reaches_the_command_line_and_the_config() -> None:
+    keys = parsed().to_dict()
+    assert "lr" in keys
+    assert "learning_rate" not in keys
+    assert len(keys) == len(TrainConfig.__dataclass_fields__)
+
+
+def test_a_run_name_stays_in_its_folder() -> None:
+    for name in ("../../etc", "a/b", "..", "\\x", "<script>", "timm:resnet10t"):
+        folder = TrainConfig(name=name, output="out").run_folder
+        assert folder.parent.name == "out"
+        assert folder.name not in ("", ".", "..")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"epochs": 0}, "--epochs 0: it takes a whole number from 1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"learning_rate": -0.1}, "--lr -0.1: it takes a number above 0"),
+        ({"learning_rate": float("nan")}, "--lr nan"),
+        ({"learning_rate": float("inf")}, "--lr inf"),
+        ({"momentum": 1.0}, "--momentum 1.0"),
+        ({"momentum": -0.1}, "--momentum -0.1"),
+        ({"weight_decay": -1e-4}, "--weight-decay -0.0001"),
+        ({"weight_decay": float("nan")}, "--weight-decay nan"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, "--seed 4294967296"),
+        ({"rwc_every": 0}, "--rwc-every 0"),
+        ({"rwc_every": None}, "--rwc-every None"),
+        ({"histogram_every": -3}, "--histogram-every -3"),
+        ({"target_accuracy": 1.5}, "--target-accuracy 1.5"),
+        ({"target_accuracy": 0.0}, "--target-accuracy 0.0"),
+        ({"precision": "fp8"}, "--precision fp8: it takes fp32 or bf16"),
+        ({"image_size": 0}, "--image-size 0"),
+        ({"limit_train": 0}, "--limit-train 0"),
+        ({"limit_test": -1}, "--limit-test -1"),
+        ({"project": "a/b"}, "--project 'a/b'"),
+        ({"project": ""}, "--project ''"),
+    ],
+)
+def test_bad_fields(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        TrainConfig(**fields)  # type: ignore[arg-type]
+    assert words in str(refused.value)
