@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: W&B cannot be reached or refuses.
     """
-    entity = checked_entity(arguments.entity)
+    entity = checked_name(arguments.entity)
     import wandb
 
     api = said_by_wandb(wandb.Api)
@@ -44,10 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Runs log these charts where the environment has RWC_WANDB_CHARTS={entity}")
 
 
-def checked_entity(text: str) -> str:
+def checked_name(text: str) -> str:
     """Raises: UserError, when this cannot be the name of a W&B user, team or project."""
     if not re.fullmatch(r"[\w.-]+", text):
-        raise UserError(f"{text!r}: it takes the name of a W&B user or team: letters, digits, '-', '_' and '.'.")
+        raise UserError(
+            f"{text!r}: it takes the name of a W&B user, team or project: letters, digits, '-', '_' and '.'."
+        )
     return text
 
 
