@@ -13,6 +13,9 @@ from rwc_wandb.errors import UserError
 
 COMMANDS = {
     "train": ("rwc_wandb.study.command", "train a network, measure every layer, log it to W&B"),
+    "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
+    "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
+    "report": ("rwc_wandb.view.report", "write a W&B report of a project"),
 }
 """Command -> (the module with its `add_arguments(parser)` and `run(arguments)`, what it does)."""
 

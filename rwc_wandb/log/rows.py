@@ -11,6 +11,7 @@ import numpy as np
 import wandb
 from numpy.typing import NDArray
 
+from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.history import History
 from rwc_wandb.measure.monitor import Window
@@ -94,6 +95,7 @@ class RunRows:
         path = Path(self.run.dir) / f"{self.prefix}.safetensors"
         history.save(path)
         self.run.save(path, base_path=self.run.dir, policy="now")
+        log_charts(self.run, history, self.prefix)
 
     def finish(self) -> None:
         """The run ends: nobody's step counter can be disturbed any more.

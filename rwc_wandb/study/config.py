@@ -39,9 +39,9 @@ class TrainConfig:
         "resnet18", "resnet18, vgg19_bn, alexnet (the paper's, for 32x32), timm:NAME or torchvision:NAME", str
     )
     dataset: str = _option("digits", "digits, cifar10, cifar100, mnist, fashion_mnist or imagefolder", str)
-    epochs: int = _option(25, "passes over the training images", int)
+    epochs: int = _option(50, "passes over the training images", int)
     batch_size: int = _option(128, "images per optimizer step, over all processes together", int)
-    learning_rate: float = _option(0.1, "constant learning rate of SGD", float, name="lr")
+    learning_rate: float = _option(0.02, "constant learning rate of SGD", float, name="lr")
     momentum: float = _option(0.9, "momentum of SGD", float)
     weight_decay: float = _option(1e-4, "weight decay of SGD", float)
     seed: int = _option(0, "seed of weights, order and augmentation", int)

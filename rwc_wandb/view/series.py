@@ -55,7 +55,7 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     """
     _check(histories)
     first = histories[0]
-    steps: NDArray[np.int64] = reduce(np.intersect1d, [history.steps for history in histories])
+    steps: NDArray[np.int64] = reduce(np.intersect1d, [np.unique(history.steps) for history in histories])
     if not len(steps):
         raise UserError("The histories have no optimizer step in common: a mean needs steps that every run measured.")
     values = np.stack([_values_at(history, steps, elementwise) for history in histories])  # [R, T, L]

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_it_should(tmp_path: Path, capsys: pytest.CaptureFixtu
         p.name for p in folder.iterdir()
     }
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["seed"], config["lr"], config["limit_train"]) == (7, 0.1, 96)
+    assert (config["seed"], config["lr"], config["limit_train"]) == (7, 0.02, 96)
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
