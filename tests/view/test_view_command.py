@@ -1,0 +1,61 @@
+"""`rwc-wandb view`, as it is called."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from histories import made_up
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.view import command
+
+
+def view(*words: str | Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(word) for word in words]))
+
+
+def saved(folder: Path, **shape: int) -> Path:
+    folder.mkdir(parents=True)
+    made_up(**shape).save(folder / "rwc.safetensors")
+    return folder
+
+
+def test_charts_lie_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view(saved(tmp_path / "run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"rwc.safetensors", "rwc.html", "rwc.png"}
+    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / f"rwc.{end}") for end in ("html", "png")]
+    assert "<h1>run</h1>" in (tmp_path / "run" / "rwc.html").read_text("utf-8")
+
+
+def test_wandbs_own_run_folder_serves_too(tmp_path: Path) -> None:
+    saved(tmp_path / "offline-run-1" / "files")
+    view(tmp_path / "offline-run-1", "--output", tmp_path)
+    assert "<h1>offline-run-1</h1>" in (tmp_path / "rwc.html").read_text("utf-8")
+
+
+def test_the_mean_of_several_runs_lands_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [saved(tmp_path / f"seed{seed}", seed=seed) for seed in range(3)]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    view(*runs)
+    page = (tmp_path / "here" / "rwc.html").read_text("utf-8")
+    assert "<h1>seed0 and 2 more</h1>" in page
+    assert "The mean of 3 runs" in page
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    wrong = {
+        (tmp_path / "absent",): "absent: there is no such file or folder; name",
+        (tmp_path,): "this folder holds no rwc.safetensors; name",
+        (tmp_path / "bad.safetensors",): "cut short",
+        (run, saved(tmp_path / "other", layers=4)): "4 against 6",
+        (run, "--output", tmp_path / "bad.safetensors" / "x"): "name another folder",
+    }
+    for words, sentence in wrong.items():
+        with pytest.raises(UserError, match=sentence) as caught:
+            view(*words)
+        assert "\n" not in str(caught.value)
