@@ -30,7 +30,8 @@ for (const {id, spec, table} of JSON.parse(document.getElementById("charts").tex
   const values = Array.from({length: columns[names[0]].length}, (_, row) =>
     Object.fromEntries(names.map(name => [name, texts[name] ? texts[name][columns[name][row]] : columns[name][row]])));
   spec.data = {values};
-  vegaEmbed("#" + id, spec, {mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
+  // Errors only (1): Vega warns of a mark that has no rows, and most runs have no zeros to mark.
+  vegaEmbed("#" + id, spec, {logLevel: 1, mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
     actions: {export: true, source: false, compiled: false, editor: false}});
 }
 """
