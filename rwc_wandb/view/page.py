@@ -18,8 +18,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2rem aut
 h1 { font-size: 1.4rem; margin-bottom: .2rem; }
 p { max-width: 52rem; margin: .4rem 0; }
 .chart { overflow-x: auto; margin: 2rem 0; }
-.vega-bindings { font-size: 13px; color: #767d87; }
-.vega-bindings input { width: 360px; vertical-align: middle; }
+.vega-bind { font-size: 13px; color: #767d87; }
+.vega-bind input { width: 360px; vertical-align: middle; }
 """
 
 _SCRIPT = """
@@ -31,8 +31,10 @@ for (const {id, spec, table} of JSON.parse(document.getElementById("charts").tex
     Object.fromEntries(names.map(name => [name, texts[name] ? texts[name][columns[name][row]] : columns[name][row]])));
   spec.data = {values};
   // Errors only (1): Vega warns of a mark that has no rows, and most runs have no zeros to mark.
-  vegaEmbed("#" + id, spec, {logLevel: 1, mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
+  await vegaEmbed("#" + id, spec, {logLevel: 1, mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
     actions: {export: true, source: false, compiled: false, editor: false}});
+  // The heat map is seen while the others are still being drawn.
+  await new Promise(resolve => setTimeout(resolve));
 }
 """
 
