@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from rwc_wandb.errors import UserError
@@ -33,11 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     api = said_by_wandb(wandb.Api)
     for name, shows in CHARTS.items():
+        register = partial(
+            api.create_custom_chart, entity, name, shows, "vega2", arguments.access, json.dumps(spec(name))
+        )
         try:
-            api.create_custom_chart(entity, name, shows, "vega2", arguments.access, json.dumps(spec(name)))
-        except wandb.Error as error:
+            said_by_wandb(register)
+        except UserError as error:
             if not re.search(r"already exist|duplicate|already taken", str(error), re.IGNORECASE):
-                raise UserError(f"W&B did not register {entity}/{name}: {_in_one_line(error)}") from error
+                raise
             print(f"{entity}/{name}: registered before, left as it is")
         else:
             print(f"{entity}/{name}: registered ({arguments.access})")
@@ -59,7 +63,6 @@ def said_by_wandb(call: Callable[[], Result]) -> Result:
     Raises:
         UserError: no API key, no server, or a refusal.
     """
-    import requests
     import wandb
 
     try:
@@ -68,7 +71,8 @@ def said_by_wandb(call: Callable[[], Result]) -> Result:
         raise UserError(
             f"W&B needs an API key: run `wandb login` or set WANDB_API_KEY ({_in_one_line(error)})"
         ) from error
-    except (wandb.Error, ValueError, OSError, requests.RequestException) as error:
+    # What the client raises has no common base: wandb.Error, errors of its service process, of requests, ValueError.
+    except Exception as error:
         raise UserError(f"W&B: {_in_one_line(error)}") from error
 
 
