@@ -1,4 +1,4 @@
-"""The layers of one device: their snapshots, their reduction and the ring buffer from which the host reads."""
+"""The layers of one device and dtype: their snapshots, their reduction and the ring buffer from which the host reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HostCopy:
 
 
 class DeviceWindow:
-    """Measures the layers `indices` (all on one device) into a buffer of `capacity` measurements."""
+    """Measures the layers `indices` (all on one device, of one dtype) into a buffer of `capacity` measurements."""
 
     def __init__(self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int) -> None:
         self.indices = list(indices)
@@ -74,8 +74,8 @@ class DeviceWindow:
 
 
 def device_windows(weights: Sequence[Tensor], capacity: int) -> list[DeviceWindow]:
-    """One window per device that holds some of `weights`."""
-    places: dict[torch.device, list[int]] = {}
+    """One window per device and dtype among `weights`."""
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, weight in enumerate(weights):
-        places.setdefault(weight.device, []).append(index)
+        places.setdefault((weight.device, weight.dtype), []).append(index)
     return [DeviceWindow(indices, [weights[index] for index in indices], capacity) for indices in places.values()]

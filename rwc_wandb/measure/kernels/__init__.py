@@ -6,6 +6,7 @@ then called once per measurement. `reduction_for` picks the implementation.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
@@ -48,7 +49,14 @@ class Reduction(Protocol):
 
 
 def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> Reduction:
-    """The fastest reduction for where the weights live."""
+    """The fastest reduction for where the weights live and what they are made of (one device, one dtype)."""
+    device, dtype = weights[0].device.type, weights[0].dtype
+    if device == "cpu" and dtype in (torch.float32, torch.float64):
+        # Without numba (the extra `cpu`), or with one that does not load, plain torch does the same.
+        with contextlib.suppress(ImportError):
+            from rwc_wandb.measure.kernels.cpu import CPUReduction
+
+            return CPUReduction(weights, snapshots)
     return ReferenceReduction(weights, snapshots)
 
 

@@ -1,31 +1,41 @@
-"""The reductions in plain torch: slow, obvious, on any device."""
+"""The reductions in plain torch: slow, obvious, on any device; memory use does not grow with the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from rwc_wandb.measure.kernels.layout import flat
+
+CHUNK = 1 << 16
+"""Elements at a time on a CPU: intermediate results stay in its cache."""
+DEVICE_CHUNK = 1 << 24
+"""Elements at a time elsewhere, where each operation has a cost of its own."""
+
 
 class ReferenceReduction:
-    """`kernels.Reduction` with torch operations in float64."""
+    """`kernels.Reduction` with torch operations in float64 (float32 where a device has no float64)."""
 
     def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
-        self.weights = weights
-        self.snapshots = snapshots
+        self.weights = [flat(weight) for weight in weights]
+        self.snapshots = [flat(snapshot) for snapshot in snapshots]
+        self.dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
+        self.chunk = CHUNK if weights[0].device.type == "cpu" else DEVICE_CHUNK
 
     @torch.no_grad()
     def measure(self, statistics: Tensor) -> None:
+        statistics.zero_()
         for row, weight, snapshot in zip(statistics, self.weights, self.snapshots, strict=True):
-            new, old = weight.double(), snapshot.double()
-            change, norm = (new - old).abs(), old.abs()
-            counted = norm != 0
-            row[0] = change.sum()
-            row[1] = norm.sum()
-            row[2] = torch.where(counted, change / norm, 0).sum()
-            row[3] = counted.sum()
-            row[4] = (~new.isfinite()).sum()
+            for new, old in self._chunks(weight, snapshot):
+                change, norm = (new - old).abs_(), old.abs()
+                counted = norm != 0
+                row[0] += change.sum()
+                row[1] += norm.sum()
+                row[2] += torch.where(counted, change / norm, 0).sum()
+                row[3] += counted.sum()
+                row[4] += (~new.isfinite()).sum()
             snapshot.copy_(weight)
 
     @torch.no_grad()
@@ -34,18 +44,33 @@ class ReferenceReduction:
         counts = torch.zeros(2, len(self.weights), bins, dtype=torch.int64, device=device)
         ranges = torch.zeros(2, len(self.weights), 2, device=device)
         for index, (weight, snapshot) in enumerate(zip(self.weights, self.snapshots, strict=True)):
-            for kind, values in enumerate((weight.float(), weight.float() - snapshot.float())):
-                _histogram(values.flatten(), counts[kind, index], ranges[kind, index])
+            if weight.numel():
+                ranges[:, index, 0] = torch.inf
+                ranges[:, index, 1] = -torch.inf
+            for new, old in self._chunks(weight, snapshot):
+                for kind, values in enumerate((new.float(), new.float() - old.float())):
+                    _widen(values, ranges[kind, index])
+            ranges[:, index] = torch.where((ranges[:, index, :1] <= ranges[:, index, 1:]), ranges[:, index], 0)
+            for new, old in self._chunks(weight, snapshot):
+                for kind, values in enumerate((new.float(), new.float() - old.float())):
+                    _count(values, ranges[kind, index], counts[kind, index])
         return counts, ranges
 
+    def _chunks(self, weight: Tensor, snapshot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for new, old in zip(weight.split(self.chunk), snapshot.split(self.chunk), strict=True):
+            yield new.to(self.dtype), old.to(self.dtype)
 
-def _histogram(values: Tensor, counts: Tensor, limits: Tensor) -> None:
-    if not values.numel():
-        return
+
+def _widen(values: Tensor, limits: Tensor) -> None:
     finite = values.isfinite()
-    low = torch.where(finite, values, torch.inf).amin()
-    high = torch.where(finite, values, -torch.inf).amax()
-    limits[0], limits[1] = torch.where(low <= high, torch.stack([low, high]), 0)
+    limits[0] = torch.minimum(limits[0], torch.where(finite, values, torch.inf).amin())
+    limits[1] = torch.maximum(limits[1], torch.where(finite, values, -torch.inf).amax())
+
+
+def _count(values: Tensor, limits: Tensor, counts: Tensor) -> None:
+    """Bin of x: floor((x - low) / (high - low) * bins) in float32, the upper end in the last bin; all kernels agree."""
+    finite = values.isfinite()
+    low, high = limits
     width = torch.where(high > low, high - low, 1)
-    places = ((torch.where(finite, values, low) - low) / width * counts.numel()).nan_to_num()
+    places = (torch.where(finite, values, low) - low) / width * counts.numel()
     counts.scatter_add_(0, places.long().clamp(0, counts.numel() - 1), finite.long())

@@ -1,0 +1,168 @@
+"""The reductions on a CPU: one compiled pass over weights and snapshots. Needs numba (the extra `cpu`).
+
+The work is cut into chunks of fixed size and their sums are added in a fixed order: results are the same bits whatever the
+number of threads. Threads are Python's own, since compiled code runs outside the interpreter lock: nothing of numba's
+threading layers, which do not bear being called from two threads or after a fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwc_wandb.measure.kernels.layout import flat
+
+CHUNK = 1 << 15
+"""Elements per chunk."""
+BLOCK = 512
+"""Elements summed in the weights' own precision before the sum goes on in float64: both fit the first-level cache."""
+ELEMENTS_PER_THREAD = 1 << 18
+"""Below this a thread costs more than it brings."""
+DTYPES = (torch.float32, torch.float64)
+
+_REORDER = {"reassoc", "nsz", "contract"}
+"""What lets the compiler sum in vector lanes; NaN and infinity keep their meaning."""
+
+
+class CPUReduction:
+    """`kernels.Reduction` for float32 and float64 weights on a CPU."""
+
+    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
+        # Kept: the table below holds bare addresses.
+        self.weights = [flat(weight) for weight in weights]
+        self.snapshots = [flat(snapshot) for snapshot in snapshots]
+        self._one = np.float32(1) if weights[0].dtype == torch.float32 else np.float64(1)
+        table = [
+            (weight[start:].data_ptr(), snapshot[start:].data_ptr(), min(CHUNK, weight.numel() - start), layer)
+            for layer, (weight, snapshot) in enumerate(zip(self.weights, self.snapshots, strict=True))
+            for start in range(0, weight.numel(), CHUNK)
+        ]
+        self._table = np.array(table, np.int64).reshape(-1, 4)
+        self._sums = np.zeros((len(table), 5))
+        elements = int(self._table[:, 2].sum())
+        threads = max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
+        # Its threads end when this object does.
+        self._pool = ThreadPoolExecutor(threads - 1, "rwc_wandb") if threads > 1 else None
+        self._parts = np.linspace(0, len(table), threads + 1).astype(int).tolist()
+        _measure(self._table[:0], self._sums[:0], self._one)
+
+    def measure(self, statistics: Tensor) -> None:
+        self._run(lambda start, stop: _measure(self._table[start:stop], self._sums[start:stop], self._one))
+        totals = statistics.numpy()
+        totals[:] = 0
+        np.add.at(totals, self._table[:, 3], self._sums)
+
+    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+        layers = len(self.weights)
+        limits = np.empty((len(self._table), 2, 2))
+        self._run(lambda start, stop: _limits(self._table[start:stop], limits[start:stop], self._one))
+        ranges = np.zeros((2, layers, 2), np.float32)
+        for layer in range(layers):
+            of_layer = limits[self._table[:, 3] == layer]
+            if len(of_layer):
+                low, high = of_layer[:, :, 0].min(0), of_layer[:, :, 1].max(0)
+                ranges[:, layer] = np.where((low <= high)[:, None], np.stack([low, high], 1), 0)
+        parts = np.zeros((len(self._parts) - 1, 2, layers, bins), np.int64)
+        counts = dict(zip(self._parts[:-1], parts, strict=True))
+        self._run(lambda start, stop: _count(self._table[start:stop], ranges, counts[start], self._one))
+        return torch.from_numpy(parts.sum(0)), torch.from_numpy(ranges)
+
+    def _run(self, work: Callable[[int, int], None]) -> None:
+        first, *others = zip(self._parts[:-1], self._parts[1:], strict=True)
+        running = [self._pool.submit(work, *span) for span in others] if self._pool else []
+        work(*first)
+        for future in running:
+            future.result()
+
+
+@intrinsic
+def _pointer(context: Any, address: Any, element: Any) -> Any:
+    """The pointer to elements of the type of `element` at an address; numba has none of its own."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(element)(types.int64, element), build
+
+
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+        except RuntimeError:  # No folder for the cache can be written.
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+@_compiled(fastmath=_REORDER)
+def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> None:
+    """Statistics of each chunk (rows of `table`: weight address, snapshot address, elements), and its snapshot anew."""
+    zero = one - one
+    for chunk in range(len(table)):
+        weights = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        snapshots = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        sums[chunk] = 0
+        for start in range(0, weights.size, BLOCK):
+            new, old = weights[start : start + BLOCK], snapshots[start : start + BLOCK]
+            change, norm, ratio, counted, nonfinite = zero, zero, zero, zero, zero
+            for i in range(new.size):
+                difference, size = abs(new[i] - old[i]), abs(old[i])
+                is_counted = one if size != zero else zero
+                change += difference
+                norm += size
+                # A division under a condition is not vectorised: divide 0 by 1, and drop the result.
+                ratio += difference / (size if size != zero else one) * is_counted
+                counted += is_counted
+                nonfinite += zero if abs(new[i]) < np.inf else one
+                old[i] = new[i]
+            sums[chunk, 0] += change
+            sums[chunk, 1] += norm
+            sums[chunk, 2] += ratio
+            sums[chunk, 3] += counted
+            sums[chunk, 4] += nonfinite
+
+
+@_compiled()
+def _limits(table: NDArray[np.int64], limits: NDArray[np.float64], one: Any) -> None:
+    """The least and the largest finite value of each chunk's weights [chunk, 0] and updates [chunk, 1], as float32."""
+    for chunk in range(len(table)):
+        new = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        old = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        limits[chunk, :, 0] = np.inf
+        limits[chunk, :, 1] = -np.inf
+        for i in range(new.size):
+            weight, update = np.float32(new[i]), np.float32(new[i]) - np.float32(old[i])
+            if abs(weight) < np.inf:
+                limits[chunk, 0, 0] = min(limits[chunk, 0, 0], weight)
+                limits[chunk, 0, 1] = max(limits[chunk, 0, 1], weight)
+            if abs(update) < np.inf:
+                limits[chunk, 1, 0] = min(limits[chunk, 1, 0], update)
+                limits[chunk, 1, 1] = max(limits[chunk, 1, 1], update)
+
+
+@_compiled()
+def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArray[np.int64], one: Any) -> None:
+    """Add each chunk to the bins of its layer; the rule of `reference._count`, in float32."""
+    bins = counts.shape[2]
+    for chunk in range(len(table)):
+        new = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        old = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        layer = table[chunk, 3]
+        for kind in range(2):
+            low, high = ranges[kind, layer, 0], ranges[kind, layer, 1]
+            width = high - low if high > low else np.float32(1)
+            for i in range(new.size):
+                value = np.float32(new[i]) if kind == 0 else np.float32(new[i]) - np.float32(old[i])
+                if abs(value) < np.inf:
+                    place = np.int64((value - low) / width * np.float32(bins))
+                    counts[kind, layer, min(max(place, 0), bins - 1)] += 1
