@@ -114,9 +114,7 @@ def _active_run(run: Run | None) -> Run:
 
     active = run if run is not None else wandb.run
     if active is None:
-        raise wandb.Error(
-            "watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B)."
-        )
+        raise wandb.Error("watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B).")
     return active
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.history import History, mean_of_known
 from rwc_wandb.measure.monitor import Window
 from rwc_wandb.measure.window import Histograms
 
@@ -23,6 +25,23 @@ if TYPE_CHECKING:
 RowMode = Literal["attached", "own"]
 VALUES_PER_MINUTE = 100_000
 """W&B's advice per run. Faster measurements are merged: the mean of a row then covers more of them."""
+MOST_HELD = 1000
+"""Windows kept for a user who commits no rows; beyond it neighbours are merged."""
+
+
+@dataclass
+class _Held:
+    """Measurements up to `step`: of each layer the sum and the number of those that are not NaN."""
+
+    step: int
+    total: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+    def joined(self, later: _Held) -> _Held:
+        return _Held(later.step, self.total + later.total, self.count + later.count)
+
+    def means(self) -> NDArray[np.float64]:
+        return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
 
 
 class RunRows:
@@ -47,17 +66,19 @@ class RunRows:
         self.run = run
         self.prefix = prefix
         self.rows = rows
-        self._stages = stages
         self._keys = [f"{prefix}/{slashed(name)}" for name in layers]
-        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in dict.fromkeys(stages)]
+        names = list(dict.fromkeys(stages))
+        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in names]
+        self._stage_indices = [[i for i, stage in enumerate(stages) if stage == name] for name in names]
         histograms = "hist" if prefix == "rwc" else f"{prefix}_hist"
         self._histogram_keys = [
             [f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")
         ]
-        self._total = np.zeros(len(layers))
-        self._count = np.zeros(len(layers), np.int64)
-        self._attached_to: int | None = None
-        self._held: list[tuple[int, NDArray[np.float64]]] = []
+        self._held: list[_Held] = []
+        """The windows that no committed row stands for yet."""
+        self._is_pending = False
+        """Whether they are in the row that the user commits next, at step `_pending_step`."""
+        self._pending_step = 0
         self._allowance = float(VALUES_PER_MINUTE)
         self._refilled = time.monotonic()
         run.define_metric(f"{prefix}/step", hidden=True)
@@ -65,13 +86,15 @@ class RunRows:
             run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
 
     def row(self, window: Window) -> None:
-        if self.rows == "attached" and (place := self.run.step) != self._attached_to:
+        if self._is_pending and self.run.step != self._pending_step:
             self._start_anew()
-            self._attached_to = place
         known = ~np.isnan(window.rwc)
-        self._total += np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
-        self._count += known.sum(0)
-        self._held.append((int(window.steps[-1]), _mean(window.rwc)))
+        total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
+        self._held.append(_Held(int(window.steps[-1]), total, known.sum(0)))
+        if len(self._held) > MOST_HELD:
+            self._held = [a.joined(b) for a, b in zip(self._held[::2], self._held[1::2], strict=False)] + (
+                self._held[-1:] if len(self._held) % 2 else []
+            )
         if self._within_budget():
             self._send()
 
@@ -89,7 +112,7 @@ class RunRows:
         self.run.alert(title="Non-finite weights", text=text, level="ERROR")
 
     def close(self, history: History) -> None:
-        if self._held:
+        if self._held and not self._is_pending:
             self._send()
         self.run.summary.update(summary_of(history, self.prefix))
         path = Path(self.run.dir) / f"{self.prefix}.safetensors"
@@ -102,28 +125,29 @@ class RunRows:
 
         If the user has not committed a row since ours, all the windows that the pending one stands for become rows.
         """
-        if len(self._held) > 1 and self.run.step == self._attached_to:
-            for step, means in self._held:
-                self.run.log(self._values(step, means))
+        if self._is_pending and len(self._held) > 1 and self.run.step == self._pending_step:
+            for window in self._held:
+                self.run.log(self._values(window))
 
     def _send(self) -> None:
-        values = self._values(self._held[-1][0], _quotient(self._total, self._count))
-        self.run.log(values, commit=self.rows == "own")
+        values = self._values(reduce(_Held.joined, self._held))
         if self.rows == "own":
+            self.run.log(values)
             self._start_anew()
+        else:
+            self._pending_step, self._is_pending = self.run.step, True
+            self.run.log(values, commit=False)
 
-    def _values(self, step: int, means: NDArray[np.float64]) -> dict[str, float]:
-        stages = np.array(self._stages)
+    def _values(self, window: _Held) -> dict[str, float]:
+        means = window.means()
         values = dict(zip(self._keys, means.tolist(), strict=True))
-        for key, stage in zip(self._stage_keys, dict.fromkeys(self._stages), strict=True):
-            values[key] = float(_mean(means[stages == stage]))
-        values[f"{self.prefix}/step"] = step
+        for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
+            values[key] = float(mean_of_known(means[indices]))
+        values[f"{self.prefix}/step"] = window.step
         return values
 
     def _start_anew(self) -> None:
-        self._total[:] = 0
-        self._count[:] = 0
-        self._held = []
+        self._held, self._is_pending = [], False
 
     def _within_budget(self) -> bool:
         now = time.monotonic()
@@ -140,13 +164,3 @@ class RunRows:
 def slashed(layer: str) -> str:
     """W&B loses settings of keys with dots in them: layer names are written with `/`."""
     return layer.replace(".", "/")
-
-
-def _mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The mean over the first axis of what is not NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    return _quotient(np.where(known, values, 0).sum(0, dtype=np.float64), known.sum(0))
-
-
-def _quotient(total: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.float64]:
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.history import History, mean_of_known
 from rwc_wandb.measure.trends import depth_trend, levelled_off
 
 
@@ -24,8 +24,5 @@ def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int |
         summary[f"{prefix}_summary/{stage}/mean"] = float(known.mean()) if len(known) else float("nan")
         summary[f"{prefix}_summary/{stage}/last"] = float(known[-1]) if len(known) else float("nan")
         summary[f"{prefix}_summary/{stage}/levelled_off"] = levelled_off(history.steps, values)
-    with np.errstate(invalid="ignore"):
-        known_layers = ~np.isnan(finite)
-        means = np.where(known_layers, finite, 0).sum(0) / np.maximum(known_layers.sum(0), 1)
-    summary[f"{prefix}_summary/depth_trend"] = depth_trend(np.where(known_layers.any(0), means, np.nan))
+    summary[f"{prefix}_summary/depth_trend"] = depth_trend(mean_of_known(finite))
     return summary

@@ -74,10 +74,13 @@ class History:
             self._rwc_elementwise[start : self._length] = rwc_elementwise
 
     def stage_means(self, values: NDArray[np.floating]) -> tuple[list[str], NDArray[np.float64]]:
-        """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S]."""
+        """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S].
+
+        A layer that is NaN is left out; where all are, so is the mean.
+        """
         names = list(dict.fromkeys(self.stages))
         stages = np.array(self.stages)
-        return names, np.stack([values[..., stages == name].astype(np.float64).mean(-1) for name in names], axis=-1)
+        return names, np.stack([mean_of_known(values[..., stages == name], axis=-1) for name in names], axis=-1)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; layers, stages and sizes in the metadata (JSON).
@@ -114,6 +117,13 @@ class History:
             raise HistoryError(f"{path} holds {series['rwc'].shape} values where its steps and layers say {shape}.")
         history.append(**series)
         return history
+
+
+def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:
+    """The mean along `axis` of what is not NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis, dtype=np.float64)
+    return np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
 
 
 def _grown(values: NDArray[Any], rows: int) -> NDArray[Any]:

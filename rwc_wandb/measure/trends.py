@@ -22,7 +22,7 @@ def depth_trend(rwc: NDArray[np.floating]) -> float:
     known = np.isfinite(rwc)
     if known.sum() < 2 or np.ptp(rwc[known]) == 0:
         return float("nan")
-    return float(np.corrcoef(np.flatnonzero(known), ranks(rwc[known]))[0, 1]) if known.sum() > 1 else float("nan")
+    return float(np.corrcoef(np.arange(known.sum()), ranks(rwc[known]))[0, 1])
 
 
 def levelled_off(steps: NDArray[np.integer], values: NDArray[np.floating], factor: float = 2.0) -> int | None:

@@ -1,4 +1,4 @@
-"""The layers of one device and dtype: their snapshots, their reduction and the ring buffer from which the host reads."""
+"""The layers of one device and dtype: snapshots, reduction and the ring buffer from which the host reads."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """The reductions on a CPU: one compiled pass over weights and snapshots. Needs numba (the extra `cpu`).
 
-The work is cut into chunks of fixed size and their sums are added in a fixed order: results are the same bits whatever the
-number of threads. Threads are Python's own, since compiled code runs outside the interpreter lock: nothing of numba's
-threading layers, which do not bear being called from two threads or after a fork.
+The work is cut into chunks of fixed size and their sums are added in a fixed order: results are the same bits
+whatever the number of threads. Weights beyond 6e35 overflow (512 of them are summed in float32).
+
+Threads are Python's own, since compiled code runs outside the interpreter lock: nothing of numba's threading layers,
+which do not bear being called from two threads or after a fork.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numba import types
+from numba import carray, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
@@ -109,8 +111,8 @@ def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> N
     """Statistics of each chunk (rows of `table`: weight address, snapshot address, elements), and its snapshot anew."""
     zero = one - one
     for chunk in range(len(table)):
-        weights = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        snapshots = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        weights = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        snapshots = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
         sums[chunk] = 0
         for start in range(0, weights.size, BLOCK):
             new, old = weights[start : start + BLOCK], snapshots[start : start + BLOCK]
@@ -136,8 +138,8 @@ def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> N
 def _limits(table: NDArray[np.int64], limits: NDArray[np.float64], one: Any) -> None:
     """The least and the largest finite value of each chunk's weights [chunk, 0] and updates [chunk, 1], as float32."""
     for chunk in range(len(table)):
-        new = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        old = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        new = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        old = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
         limits[chunk, :, 0] = np.inf
         limits[chunk, :, 1] = -np.inf
         for i in range(new.size):
@@ -155,8 +157,8 @@ def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArra
     """Add each chunk to the bins of its layer; the rule of `reference._count`, in float32."""
     bins = counts.shape[2]
     for chunk in range(len(table)):
-        new = numba.carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        old = numba.carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        new = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
+        old = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
         layer = table[chunk, 3]
         for kind in range(2):
             low, high = ranges[kind, layer, 0], ranges[kind, layer, 1]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps or overlap: contiguous, channels_last, transposed and so on."""
+    """Whether the elements fill their memory without gaps or overlap: contiguous, channels_last, transposed."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

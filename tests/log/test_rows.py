@@ -1,0 +1,194 @@
+"""What reaches W&B, by the real client against a stand-in of the server: values, not calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from standin import StandIn
+from standin_store import Run as ServerRun
+from torch import nn
+
+from rwc_wandb import History, Monitor, watch
+from rwc_wandb.log import rows
+from rwc_wandb.log.summary import summary_of
+from rwc_wandb.measure.trends import depth_trend
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"layer1": nn.Linear(3, 5), "layer2": nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 2)])})
+
+
+class Training:
+    """A user's run and loop; `at_step` is what they do after each optimizer step."""
+
+    def __init__(self, standin: StandIn, **options: Any) -> None:
+        self.standin = standin
+        self.run = wandb.init(project="p", config={"lr": 0.1})
+        self.model = network()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.monitor: Monitor = watch(self.model, self.optimizer, **options)
+
+    def steps(self, count: int) -> Iterator[int]:
+        for step in range(1, count + 1):
+            for parameter in self.model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            self.optimizer.step()
+            yield step
+
+    def finish(self) -> ServerRun:
+        self.run.finish()
+        return self.standin.run(self.run.id)
+
+
+def rwc_rows(server: ServerRun) -> list[dict[str, Any]]:
+    return [row for row in server.rows if "rwc/step" in row and "rwc/layer1" in row]
+
+
+def check_means(row: dict[str, Any], history: History, first: int, last: int) -> None:
+    """The row holds the means of measurements `first` to `last` (counted from 1)."""
+    window = history.rwc[first - 1 : last].astype(float).mean(0)
+    assert row["rwc/step"] == history.steps[last - 1]
+    found = [row["rwc/layer1"], row["rwc/layer2/0"], row["rwc/layer2/1"]]
+    np.testing.assert_allclose(found, window, rtol=1e-6)
+    np.testing.assert_allclose(row["rwc_stage/layer2"], window[1:].mean(), rtol=1e-6)
+
+
+def test_a_user_with_explicit_steps_loses_nothing(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=None)
+    for step in training.steps(20):
+        training.run.log({"loss": step * 0.5}, step=step * 10)
+    server = training.finish()
+    mine = [row for row in server.rows if "loss" in row]
+    assert [(row["_step"], row["loss"]) for row in mine] == [(step * 10, step * 0.5) for step in range(1, 21)]
+    found = rwc_rows(server)
+    assert [row["rwc/step"] for row in found] == [5, 10, 15, 20]
+    for row, last in zip(found, (5, 10, 15, 20), strict=True):
+        check_means(row, training.monitor.history, last - 4, last)
+
+
+def test_a_user_who_logs_seldom_sees_means_over_all(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=None)
+    for step in training.steps(40):
+        if step % 20 == 0:
+            training.run.log({"loss": step})
+    server = training.finish()
+    assert [row["loss"] for row in server.rows if "loss" in row] == [20, 40]
+    first, second = rwc_rows(server)[:2]
+    check_means(first, training.monitor.history, 1, 20)
+    check_means(second, training.monitor.history, 21, 40)
+    assert first["loss"] == 20
+
+
+def test_a_user_who_never_logs_sees_every_window(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=None)
+    for _ in training.steps(17):
+        pass
+    server = training.finish()
+    found = rwc_rows(server)
+    assert [row["rwc/step"] for row in found] == [5, 10, 15, 17]
+    for row, (first, last) in zip(found, [(1, 5), (6, 10), (11, 15), (16, 17)], strict=True):
+        check_means(row, training.monitor.history, first, last)
+
+
+def test_rows_of_our_own(standin: StandIn) -> None:
+    training = Training(standin, log_every=2, histogram_every=None, rows="own", prefix="mine")
+    for _ in training.steps(4):
+        pass
+    server = training.finish()
+    found = [row for row in server.rows if "mine/layer1" in row]
+    assert [(row["_step"], row["mine/step"]) for row in found] == [(0, 2), (1, 4)]
+    expected = training.monitor.history.rwc[2:, 0].astype(float).mean()
+    assert found[1]["mine/layer1"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_merged_rows_keep_within_the_budget(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 20)
+    training = Training(standin, log_every=1, histogram_every=None, rows="own")
+    for _ in training.steps(30):
+        pass
+    server = training.finish()
+    found = rwc_rows(server)
+    assert len(found) == 4  # 20 values are three rows of six; the fourth comes at the end with all the others
+    check_means(found[-1], training.monitor.history, 4, 30)
+
+
+def test_histograms_hold_every_weight(standin: StandIn) -> None:
+    training = Training(standin, histogram_every=3)
+    before = [layer.parameter.detach().clone() for layer in training.monitor.layers]
+    for step in training.steps(3):
+        if step == 2:
+            before = [layer.parameter.detach().clone() for layer in training.monitor.layers]
+        training.run.log({"loss": step})
+    kept = {layer.name: layer.parameter.detach() for layer in training.monitor.layers}
+    server = training.finish()
+    (row,) = [row for row in server.rows if "hist/weight/layer1" in row]
+    assert row["rwc/step"] == 3
+    for (name, weight), old in zip(kept.items(), before, strict=True):
+        for kind, values in (("weight", weight), ("update", weight - old)):
+            histogram = row[f"hist/{kind}/{name.replace('.', '/')}"]
+            assert sum(histogram["values"]) == values.numel()
+            assert histogram["bins"][0] == pytest.approx(values.min().item())
+            assert histogram["bins"][-1] == pytest.approx(values.max().item())
+            expected, _ = np.histogram(values.numpy().astype(float), np.array(histogram["bins"]))
+            assert np.abs(np.array(histogram["values"]) - expected).sum() <= 2  # values on an edge may round either way
+
+
+def test_files_summary_charts_and_axes(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=None)
+    for step in training.steps(30):
+        training.run.log({"loss": step})
+    server = training.finish()
+    history = training.monitor.history
+    path = training.standin.run(training.run.id).files["rwc.safetensors"]
+    assert len(path) > history.rwc.nbytes
+    expected = summary_of(history)
+    assert expected["rwc_summary/depth_trend"] == depth_trend(history.rwc.astype(float).mean(0))
+    flattened = _flat(server.summary)
+    for key, value in expected.items():
+        assert flattened.get(key) == (pytest.approx(value) if value is not None else None), key
+    table = server.tables["rwc_charts/rwc_curves_table"]
+    column = {name: number for number, name in enumerate(table.columns)}
+    cells = {(line[column["layer"]], line[column["step"]]): line[column["rwc"]] for line in table.data}
+    for number, layer in enumerate(history.layers):
+        for place, step in enumerate(history.steps.tolist()):
+            assert cells[layer, step] == pytest.approx(history.rwc[place, number])
+
+
+def _flat(summary: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flattened = {}
+    for key, value in summary.items():
+        if isinstance(value, dict) and "_type" not in value:
+            flattened |= _flat(value, f"{prefix}{key}/")
+        flattened[prefix + key] = value
+    return flattened
+
+
+def test_weights_that_are_not_finite_are_told_once(standin: StandIn) -> None:
+    training = Training(standin, log_every=2, histogram_every=2)
+
+    def train() -> None:
+        for step in training.steps(8):
+            if step == 2:
+                with torch.no_grad():
+                    training.model["layer1"].weight[0, 0] = math.nan
+            training.run.log({"loss": step})
+
+    with pytest.warns(UserWarning, match=r"1 weights of layer layer1 .* after optimizer step 3"):
+        train()
+    server = training.finish()
+    assert [alert.title for alert in server.alerts] == ["Non-finite weights"]
+    assert "layer1" in server.alerts[0].text
+    assert math.isnan(rwc_rows(server)[-1]["rwc/layer1"])
+    assert rwc_rows(server)[-1]["rwc/layer2/0"] > 0
+
+
+def test_without_a_run_it_says_what_to_do() -> None:
+    with pytest.raises(wandb.Error, match=r"wandb\.init\(\) first.*False"):
+        watch(network())
