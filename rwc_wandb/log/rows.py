@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,6 +75,8 @@ class RunRows:
         ]
         self._held: list[_Held] = []
         """The windows that no committed row stands for yet."""
+        self._merged: _Held | None = None
+        """All of them in one."""
         self._is_pending = False
         """Whether they are in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
@@ -90,7 +91,9 @@ class RunRows:
             self._start_anew()
         known = ~np.isnan(window.rwc)
         total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
-        self._held.append(_Held(int(window.steps[-1]), total, known.sum(0)))
+        latest = _Held(int(window.steps[-1]), total, known.sum(0))
+        self._merged = self._merged.joined(latest) if self._merged else latest
+        self._held.append(latest)
         if len(self._held) > MOST_HELD:
             self._held = [a.joined(b) for a, b in zip(self._held[::2], self._held[1::2], strict=False)] + (
                 self._held[-1:] if len(self._held) % 2 else []
@@ -112,7 +115,7 @@ class RunRows:
         self.run.alert(title="Non-finite weights", text=text, level="ERROR")
 
     def close(self, history: History) -> None:
-        if self._held and not self._is_pending:
+        if not self._is_pending:
             self._send()
         self.run.summary.update(summary_of(history, self.prefix))
         path = Path(self.run.dir) / f"{self.prefix}.safetensors"
@@ -130,7 +133,9 @@ class RunRows:
                 self.run.log(self._values(window))
 
     def _send(self) -> None:
-        values = self._values(reduce(_Held.joined, self._held))
+        if self._merged is None:
+            return
+        values = self._values(self._merged)
         if self.rows == "own":
             self.run.log(values)
             self._start_anew()
@@ -147,7 +152,7 @@ class RunRows:
         return values
 
     def _start_anew(self) -> None:
-        self._held, self._is_pending = [], False
+        self._held, self._merged, self._is_pending = [], None, False
 
     def _within_budget(self) -> bool:
         now = time.monotonic()
