@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RowMode = Literal["attached", "own"]
 VALUES_PER_MINUTE = 100_000
 """W&B's advice per run. Faster measurements are merged: the mean of a row then covers more of them."""
-MOST_HELD = 1000
+MOST_PENDING = 1000
 """Windows kept for a user who commits no rows; beyond it neighbours are merged."""
 
 
@@ -36,11 +36,13 @@ class _Held:
     total: NDArray[np.float64]
     count: NDArray[np.int64]
 
-    def joined(self, later: _Held) -> _Held:
-        return _Held(later.step, self.total + later.total, self.count + later.count)
-
     def means(self) -> NDArray[np.float64]:
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
+
+
+def _joined(windows: list[_Held]) -> _Held:
+    total = np.sum([window.total for window in windows], 0)
+    return _Held(windows[-1].step, total, np.sum([window.count for window in windows], 0))
 
 
 class RunRows:
@@ -73,12 +75,10 @@ class RunRows:
         self._histogram_keys = [
             [f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")
         ]
-        self._held: list[_Held] = []
-        """The windows that no committed row stands for yet."""
-        self._merged: _Held | None = None
-        """All of them in one."""
-        self._is_pending = False
-        """Whether they are in the row that the user commits next, at step `_pending_step`."""
+        self._unsent: list[_Held] = []
+        """Windows that wait for the budget."""
+        self._pending: list[_Held] = []
+        """Windows in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
         self._allowance = float(VALUES_PER_MINUTE)
         self._refilled = time.monotonic()
@@ -87,17 +87,9 @@ class RunRows:
             run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
 
     def row(self, window: Window) -> None:
-        if self._is_pending and self.run.step != self._pending_step:
-            self._start_anew()
         known = ~np.isnan(window.rwc)
         total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
-        latest = _Held(int(window.steps[-1]), total, known.sum(0))
-        self._merged = self._merged.joined(latest) if self._merged else latest
-        self._held.append(latest)
-        if len(self._held) > MOST_HELD:
-            self._held = [a.joined(b) for a, b in zip(self._held[::2], self._held[1::2], strict=False)] + (
-                self._held[-1:] if len(self._held) % 2 else []
-            )
+        self._unsent.append(_Held(int(window.steps[-1]), total, known.sum(0)))
         if self._within_budget():
             self._send()
 
@@ -115,7 +107,7 @@ class RunRows:
         self.run.alert(title="Non-finite weights", text=text, level="ERROR")
 
     def close(self, history: History) -> None:
-        if not self._is_pending:
+        if self._unsent:
             self._send()
         self.run.summary.update(summary_of(history, self.prefix))
         path = Path(self.run.dir) / f"{self.prefix}.safetensors"
@@ -128,20 +120,22 @@ class RunRows:
 
         If the user has not committed a row since ours, all the windows that the pending one stands for become rows.
         """
-        if self._is_pending and len(self._held) > 1 and self.run.step == self._pending_step:
-            for window in self._held:
+        if len(self._pending) > 1 and self.run.step == self._pending_step:
+            for window in self._pending:
                 self.run.log(self._values(window))
 
     def _send(self) -> None:
-        if self._merged is None:
-            return
-        values = self._values(self._merged)
         if self.rows == "own":
-            self.run.log(values)
-            self._start_anew()
+            self.run.log(self._values(_joined(self._unsent)))
         else:
-            self._pending_step, self._is_pending = self.run.step, True
-            self.run.log(values, commit=False)
+            place = self.run.step
+            if place != self._pending_step:
+                self._pending, self._pending_step = [], place
+            self._pending += self._unsent
+            if len(self._pending) > MOST_PENDING:
+                self._pending = [_joined(self._pending[i : i + 2]) for i in range(0, len(self._pending), 2)]
+            self.run.log(self._values(_joined(self._pending)), commit=False)
+        self._unsent = []
 
     def _values(self, window: _Held) -> dict[str, float]:
         means = window.means()
@@ -150,9 +144,6 @@ class RunRows:
             values[key] = float(mean_of_known(means[indices]))
         values[f"{self.prefix}/step"] = window.step
         return values
-
-    def _start_anew(self) -> None:
-        self._held, self._merged, self._is_pending = [], None, False
 
     def _within_budget(self) -> bool:
         now = time.monotonic()

@@ -119,6 +119,38 @@ def test_merged_rows_keep_within_the_budget(standin: StandIn, monkeypatch: pytes
     check_means(found[-1], training.monitor.history, 4, 30)
 
 
+def test_windows_that_wait_for_the_budget_are_in_the_next_row(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 6)
+    training = Training(standin, log_every=2, histogram_every=None)
+    for step in training.steps(9):
+        if step == 7:
+            # One row of six values, then nothing until here: the window that ends at step 8 is sent again.
+            monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 10**9)
+        training.run.log({"loss": step})
+    server = training.finish()
+    assert [row["loss"] for row in server.rows if "loss" in row] == list(range(1, 10))
+    found = rwc_rows(server)
+    for row, (first, last) in zip(found, [(1, 2), (3, 8), (9, 9)], strict=True):
+        check_means(row, training.monitor.history, first, last)
+
+
+def test_windows_of_a_user_who_never_logs_are_merged_when_there_are_many(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MOST_PENDING", 4)
+    training = Training(standin, log_every=2, histogram_every=None)
+    for _ in training.steps(12):
+        pass
+    server = training.finish()
+    found = rwc_rows(server)
+    # Windows of 2: the fifth halves their number (4, 4, 2), the sixth joins.
+    assert [row["rwc/step"] for row in found] == [4, 8, 10, 12]
+    for row, (first, last) in zip(found, [(1, 4), (5, 8), (9, 10), (11, 12)], strict=True):
+        check_means(row, training.monitor.history, first, last)
+
+
 def test_histograms_hold_every_weight(standin: StandIn) -> None:
     training = Training(standin, histogram_every=3)
     before = [layer.parameter.detach().clone() for layer in training.monitor.layers]
