@@ -19,8 +19,8 @@ ENTITY_VARIABLE = "RWC_WANDB_CHARTS"
 """Environment variable: the W&B user or team who registered the charts (`rwc-wandb charts push ENTITY`)."""
 
 _PRESETS: dict[str, dict[str, str]] = {
-    "rwc_curves": {"step": "step", "lineKey": "layer", "lineVal": "rwc"},
-    "rwc_stages": {"step": "step", "lineKey": "stage", "lineVal": "mean"},
+    "rwc_curves": {"step": "time", "lineKey": "layer", "lineVal": "rwc"},
+    "rwc_stages": {"step": "time", "lineKey": "stage", "lineVal": "mean"},
 }
 """Charts that W&B's built-in line series can stand in for: its field -> our column."""
 
@@ -52,7 +52,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
         spec, fields, strings = f"{entity}/{name}", chart.fields, chart.strings
         if not entity:
             spec, fields = "wandb/lineseries/v0", _PRESETS[name]
-            strings = {"title": strings["title"], "xname": "optimizer step"}
+            strings = {"title": strings["title"], "xname": strings["time"]}
         table = wandb.Table(columns=list(chart.columns), data=chart.rows)
         row[f"{prefix}_charts/{name}"] = wandb.plot_table(spec, table, fields, strings)
     if not entity and importlib.util.find_spec("vl_convert"):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from rwc_wandb.errors import UserError
 
 FORMAT = "rwc_wandb.history.1"
+_METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
 _SERIES = ("steps", "rwc", "rwc_elementwise")
 
 
@@ -29,12 +30,16 @@ class History:
         layers: the layers' names in forward order.
         stages: the stage of each layer.
         sizes: the number of weights in each layer.
+        steps_per_epoch: where it is known, charts show epochs; None otherwise.
     """
 
-    def __init__(self, layers: Sequence[str], stages: Sequence[str], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, layers: Sequence[str], stages: Sequence[str], sizes: Sequence[int], steps_per_epoch: int | None = None
+    ) -> None:
         self.layers = list(layers)
         self.stages = list(stages)
         self.sizes = list(sizes)
+        self.steps_per_epoch = steps_per_epoch
         self._length = 0
         # Twice the room whenever it runs out: appending costs the same however long the series is.
         self._steps = np.empty(64, np.int64)
@@ -83,12 +88,12 @@ class History:
         return names, np.stack([mean_of_known(values[..., stages == name], axis=-1) for name in names], axis=-1)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; layers, stages and sizes in the metadata (JSON).
+        """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; all else in the metadata (JSON).
 
         The file appears whole or not at all.
         """
         path = Path(path)
-        metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in ("layers", "stages", "sizes")}
+        metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA}
         unfinished = path.with_name(path.name + ".tmp")
         save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
         unfinished.replace(path)
@@ -108,7 +113,7 @@ class History:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
-                history = cls(*(json.loads(metadata[key]) for key in ("layers", "stages", "sizes")))
+                history = cls(*(json.loads(metadata[key]) for key in _METADATA))
                 series = {key: file.get_tensor(key) for key in _SERIES}
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise HistoryError(f"{path} cannot be read as a history ({error}): was it cut short?") from error

@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> Path | None:
         run=run,
         rows="attached" if config.rwc_every == "epoch" else "own",
     )
+    monitor.history.steps_per_epoch = steps_per_epoch
     best = 0.0
     with _progress(console, accelerator.is_main_process) as progress:
         bar = progress.add_task("", total=config.epochs * steps_per_epoch, loss="", speed="")

@@ -21,8 +21,8 @@ from rwc_wandb.view.series import Series
 MOST_ROWS = 10_000
 """W&B cuts a table in a run file here, silently."""
 
-LAYER_COLUMNS = ["layer", "depth", "stage", "start", "step", "rwc"]
-STAGE_COLUMNS = ["stage", "order", "step", "mean", "low", "high"]
+LAYER_COLUMNS = ["layer", "depth", "stage", "start", "time", "rwc"]
+STAGE_COLUMNS = ["stage", "order", "time", "mean", "low", "high"]
 
 CHARTS = {
     "rwc_heatmap": "RWC of every layer over time",
@@ -66,7 +66,7 @@ def charts(series: Series, title: str = "", most_rows: int = MOST_ROWS) -> dict[
         words = f"{title}: {shows}" if title else shows
         if len(shown) < len(series.steps):
             words += f" ({len(shown):,} of {len(series.steps):,} measurements shown)"
-        strings = {"title": words, "subtitle": reading[name], "value": value_title(series)}
+        strings = {"title": words, "subtitle": reading[name], "value": value_title(series), "time": series.clock}
         result[name] = Chart(columns, rows, {column: column for column in columns}, strings)
     return result
 
@@ -74,7 +74,8 @@ def charts(series: Series, title: str = "", most_rows: int = MOST_ROWS) -> dict[
 def value_title(series: Series) -> str:
     """What the values are and what they are per."""
     kind = "element-wise RWC" if series.elementwise else "RWC"
-    per = "step" if series.interval == 1 else f"{series.interval:,} steps"
+    unit = series.clock.removeprefix("optimizer ")
+    per = unit if series.interval == 1 else f"{series.interval:,} {unit}s"
     return f"{kind} per {per} (no unit, log scale)"
 
 
@@ -108,35 +109,35 @@ def filled(template: Any, fields: dict[str, str], strings: dict[str, str]) -> An
 
 
 def _layer_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
-    starts = _starts(series.steps[shown])
+    times = series.times[shown]
     return [
-        [layer, depth, stage, start, step, _finite(value)]
-        for start, step, row in zip(starts, series.steps[shown].tolist(), series.values[shown].tolist(), strict=True)
+        [layer, depth, stage, start, time, _finite(value)]
+        for start, time, row in zip(_starts(times), times.tolist(), series.values[shown].tolist(), strict=True)
         for depth, (layer, stage, value) in enumerate(zip(series.layers, series.stages, row, strict=True))
     ]
 
 
 def _stage_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
     return [
-        [stage, order, step, *(_finite(float(numbers[row, order])) for numbers in bands)]
-        for row, step in zip(shown.tolist(), series.steps[shown].tolist(), strict=True)
+        [stage, order, time, *(_finite(float(numbers[row, order])) for numbers in bands)]
+        for row, time in zip(shown.tolist(), series.times[shown].tolist(), strict=True)
         for order, stage in enumerate(series.stage_names)
         for bands in [(series.stage_means, series.stage_low, series.stage_high)]
     ]
 
 
-def _starts(steps: NDArray[np.int64]) -> list[int]:
+def _starts(times: NDArray[np.number]) -> list[float]:
     """Where the heat map's cell of each measurement begins: at the measurement before it.
 
-    Where much more than the usual interval lies between (a gap after resuming), one usual interval before the step, so
-    that the gap stays blank.
+    Where much more than the usual interval lies between (a gap after resuming), one usual interval before it, so that
+    the gap stays blank.
     """
-    if len(steps) == 1:
+    if len(times) == 1:
         return [0]
-    gaps = np.diff(steps)
-    usual = int(np.median(gaps))
+    gaps = np.diff(times)
+    usual = np.median(gaps).astype(times.dtype)
     widths = np.where(gaps <= 2 * usual, gaps, usual)
-    return np.maximum(steps - np.concatenate([[usual], widths]), 0).tolist()
+    return np.maximum(times - np.concatenate([[usual], widths]), 0).tolist()
 
 
 def _finite(value: float) -> float | None:

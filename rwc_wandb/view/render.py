@@ -107,7 +107,7 @@ def _introduction(drawn: Series) -> list[str]:
         )
     else:
         formula = "sum |w_t - w_(t-1)| / sum |w_(t-1)| over its weights"
-    apart = "one optimizer step" if drawn.interval == 1 else f"{drawn.interval:,} optimizer steps"
+    apart = f"one {drawn.clock}" if drawn.interval == 1 else f"{drawn.interval:,} {drawn.clock}s"
     runs = f"The mean of {drawn.runs} runs is drawn." if drawn.runs > 1 else ""
     return [
         f"Relative weight change (RWC, arXiv 2011.06735) of a layer: {formula}, here between measurements {apart} "

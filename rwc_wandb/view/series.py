@@ -30,7 +30,7 @@ class Series:
         stage_means: [T, S].
         stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer.
         runs: the number of runs.
-        interval: optimizer steps between two measurements, the median.
+        steps_per_epoch: what turns steps into epochs on the time axis; None: the axis shows steps.
         elementwise: whether the values are the element-wise variant.
     """
 
@@ -43,8 +43,24 @@ class Series:
     stage_low: Values
     stage_high: Values
     runs: int
-    interval: int
     elementwise: bool
+    steps_per_epoch: int | None = None
+
+    @property
+    def times(self) -> NDArray[np.number]:
+        """[T] what the time axis shows: epochs where it is known how many steps they have, otherwise steps."""
+        return self.steps / self.steps_per_epoch if self.steps_per_epoch else self.steps
+
+    @property
+    def clock(self) -> str:
+        """What `times` are."""
+        return "epoch" if self.steps_per_epoch else "optimizer step"
+
+    @property
+    def interval(self) -> float:
+        """The time between two measurements, the median: an int of steps, or a float of epochs."""
+        median = np.median(np.diff(self.times)) if len(self.steps) > 1 else self.times[0]
+        return float(f"{median:.4g}") if self.steps_per_epoch else int(median)
 
 
 def series(histories: Sequence[History], elementwise: bool = False) -> Series:
@@ -75,8 +91,8 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
         stage_low=low,
         stage_high=high,
         runs=len(histories),
-        interval=int(np.median(np.diff(steps))) if len(steps) > 1 else int(steps[0]),
         elementwise=elementwise,
+        steps_per_epoch=first.steps_per_epoch if len({history.steps_per_epoch for history in histories}) == 1 else None,
     )
 
 

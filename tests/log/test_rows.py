@@ -187,7 +187,7 @@ def test_files_summary_charts_and_axes(standin: StandIn) -> None:
         assert flattened.get(key) == (pytest.approx(value) if value is not None else None), key
     table = server.tables["rwc_charts/rwc_curves_table"]
     column = {name: number for number, name in enumerate(table.columns)}
-    cells = {(line[column["layer"]], line[column["step"]]): line[column["rwc"]] for line in table.data}
+    cells = {(line[column["layer"]], line[column["time"]]): line[column["rwc"]] for line in table.data}
     for number, layer in enumerate(history.layers):
         for place, step in enumerate(history.steps.tolist()):
             assert cells[layer, step] == pytest.approx(history.rwc[place, number])

@@ -33,9 +33,11 @@ def test_append_and_grow() -> None:
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     history = filled()
     history.append([300], np.array([[np.nan, np.inf, 0.0]]), np.zeros((1, 3)))
+    history.steps_per_epoch = 12
     history.save(tmp_path / "rwc.safetensors")
     again = History.load(tmp_path / "rwc.safetensors")
     assert (again.layers, again.stages, again.sizes) == (history.layers, history.stages, history.sizes)
+    assert again.steps_per_epoch == 12
     np.testing.assert_array_equal(again.steps, history.steps)
     np.testing.assert_array_equal(again.rwc, history.rwc)
     np.testing.assert_array_equal(again.rwc_elementwise, history.rwc_elementwise)

@@ -19,7 +19,7 @@ def test_the_tables_hold_the_history() -> None:
         np.testing.assert_array_equal(np.array(columns["rwc"], np.float32).reshape(20, 6), history.rwc)
         assert columns["layer"][:6] == tuple(history.layers)
         assert columns["depth"][:6] == tuple(range(6))
-        assert columns["step"][::6] == tuple(history.steps.tolist())
+        assert columns["time"][::6] == tuple(history.steps.tolist())
         assert columns["stage"][:6] == tuple(history.stages)
     stage_rows = [row for row in made["rwc_stages"].rows if row[0] == "layer2"]
     np.testing.assert_allclose([row[3] for row in stage_rows], history.rwc[:, 2:4].astype(float).mean(1))
@@ -63,6 +63,17 @@ def test_the_axis_says_what_the_values_are_per() -> None:
     assert charts(series([made_up(every=1)]))["rwc_curves"].strings["value"] == "RWC per step (no unit, log scale)"
     drawn = series([made_up(every=1000)], elementwise=True)
     assert charts(drawn)["rwc_curves"].strings["value"] == "element-wise RWC per 1,000 steps (no unit, log scale)"
+
+
+def test_time_is_in_epochs_where_their_length_is_known() -> None:
+    history = made_up(layers=2, measurements=3, every=6)
+    history.steps_per_epoch = 12
+    chart = charts(series([history]))["rwc_heatmap"]
+    assert [(row[3], row[4]) for row in chart.rows[::2]] == [(0, 0.5), (0.5, 1), (1, 1.5)]
+    assert chart.strings["time"] == "epoch"
+    assert chart.strings["value"] == "RWC per 0.5 epochs (no unit, log scale)"
+    other = made_up(layers=2, measurements=3, every=6)
+    assert charts(series([history, other]))["rwc_heatmap"].strings["time"] == "optimizer step"
 
 
 @pytest.mark.parametrize("name", CHARTS)
