@@ -29,6 +29,8 @@ def watch(
     run: Run | Literal[False] | None = None,
     prefix: str = "rwc",
     rows: Literal["attached", "own"] = "attached",
+    alert_above: float | None = None,
+    alert_below: float | None = None,
 ) -> Monitor:
     """Measure the Relative Weight Change of every layer as `optimizer` steps, and log it to W&B.
 
@@ -51,6 +53,9 @@ def watch(
         prefix: what keys start with.
         rows: "attached": our values join the row that you commit next, your step counter never moves.
             "own": rows of our own.
+        alert_above, alert_below: send a W&B alert, once per run, when the mean RWC of a layer over a row rises above
+            (0.5 is much, per step) or falls below (1e-7 is what fp32 still resolves); None: no alert. Weights that are
+            not finite always send one.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
@@ -77,7 +82,8 @@ def watch(
         from rwc_wandb.log.rows import RunRows
 
         active = _active_run(run)
-        consumer = RunRows(active, [layer.name for layer in tracked], [layer.stage for layer in tracked], prefix, rows)
+        names, places = [layer.name for layer in tracked], [layer.stage for layer in tracked]
+        consumer = RunRows(active, names, places, prefix, rows, alert_above, alert_below)
     monitor = Monitor(
         model, tracked, optimizers, every=every, log_every=log_every, histogram_every=histogram_every, consumer=consumer
     )

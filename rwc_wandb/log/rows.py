@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ import numpy as np
 import wandb
 from numpy.typing import NDArray
 
+from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.history import History, mean_of_known
@@ -62,11 +62,19 @@ class RunRows:
     """
 
     def __init__(
-        self, run: Run, layers: list[str], stages: list[str], prefix: str = "rwc", rows: RowMode = "attached"
+        self,
+        run: Run,
+        layers: list[str],
+        stages: list[str],
+        prefix: str = "rwc",
+        rows: RowMode = "attached",
+        alert_above: float | None = None,
+        alert_below: float | None = None,
     ) -> None:
         self.run = run
         self.prefix = prefix
         self.rows = rows
+        self._alerts = Alerts(run, layers, alert_above, alert_below)
         self._keys = [f"{prefix}/{slashed(name)}" for name in layers]
         names = list(dict.fromkeys(stages))
         self._stage_keys = [f"{prefix}_stage/{stage}" for stage in names]
@@ -89,6 +97,7 @@ class RunRows:
     def row(self, window: Window) -> None:
         known = ~np.isnan(window.rwc)
         total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
+        self._alerts.look_at(window)
         self._unsent.append(_Held(int(window.steps[-1]), total, known.sum(0)))
         if self._within_budget():
             self._send()
@@ -102,9 +111,7 @@ class RunRows:
         self.run.log(row, commit=self.rows == "own")
 
     def nonfinite(self, layer: str, step: int, count: int) -> None:
-        text = f"{count} weights of layer {layer} are NaN or infinite after optimizer step {step}."
-        warnings.warn(f"rwc_wandb: {text}", stacklevel=2)
-        self.run.alert(title="Non-finite weights", text=text, level="ERROR")
+        self._alerts.nonfinite(layer, step, count)
 
     def close(self, history: History) -> None:
         if self._unsent:

@@ -221,6 +221,29 @@ def test_weights_that_are_not_finite_are_told_once(standin: StandIn) -> None:
     assert rwc_rows(server)[-1]["rwc/layer2/0"] > 0
 
 
+def test_layers_that_explode_or_stop_are_told_once_each_if_asked(standin: StandIn) -> None:
+    training = Training(standin, log_every=2, histogram_every=None, alert_above=2.0, alert_below=1e-5)
+
+    def train() -> None:
+        for step in training.steps(12):
+            if step == 4:
+                training.model["layer1"].weight.data *= 5
+            if step == 8:
+                training.model["layer2"][1].requires_grad_(False)
+                training.optimizer.param_groups[0]["lr"] = 1e-9
+            training.run.log({"loss": step})
+
+    with pytest.warns(UserWarning, match="rwc_wandb: The mean RWC of layer") as said:
+        train()
+    server = training.finish()
+    assert len(said) == 2
+    exploding, stopped = server.alerts
+    assert (exploding.title, stopped.title) == ("Exploding layer", "Stopped layer")
+    mean = training.monitor.history.rwc[4:6, 0].astype(float).mean()
+    assert exploding.text == f"The mean RWC of layer layer1 up to optimizer step 6 is {mean:.3g}: above 2."
+    assert "layer1 (and 2 others) up to optimizer step 10" in stopped.text
+
+
 def test_without_a_run_it_says_what_to_do() -> None:
     with pytest.raises(wandb.Error, match=r"wandb\.init\(\) first.*False"):
         watch(network())
