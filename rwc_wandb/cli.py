@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rwc_wandb._version import __version__
 from rwc_wandb.errors import UserError
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         return _no_command(words)
     module_name, description = COMMANDS[words[0]]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"rwc-wandb {words[0]}", description=description[0].upper() + description[1:] + ".", allow_abbrev=False
     )
     try:
@@ -52,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _refused(f"`rwc-wandb {words[0]}` needs {error.name}: pip install 'rwc_wandb[{extra}]'")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong, without the usage of thirty options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def _no_command(words: list[str]) -> int:
