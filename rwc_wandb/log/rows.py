@@ -73,7 +73,8 @@ class RunRows:
     ) -> None:
         self.run = run
         self.prefix = prefix
-        self.rows = rows
+        # A run that several processes share has no step counter to disturb, and does not tell its step either.
+        self.rows: RowMode = "own" if run.settings.mode == "shared" else rows
         self._alerts = Alerts(run, layers, alert_above, alert_below)
         self._keys = [f"{prefix}/{slashed(name)}" for name in layers]
         names = list(dict.fromkeys(stages))

@@ -28,9 +28,9 @@ def network() -> nn.Module:
 class Training:
     """A user's run and loop; `at_step` is what they do after each optimizer step."""
 
-    def __init__(self, standin: StandIn, **options: Any) -> None:
+    def __init__(self, standin: StandIn, mode: Any = None, **options: Any) -> None:
         self.standin = standin
-        self.run = wandb.init(project="p", config={"lr": 0.1})
+        self.run = wandb.init(project="p", config={"lr": 0.1}, mode=mode)
         self.model = network()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.monitor: Monitor = watch(self.model, self.optimizer, **options)
@@ -106,6 +106,16 @@ def test_rows_of_our_own(standin: StandIn) -> None:
     assert [(row["_step"], row["mine/step"]) for row in found] == [(0, 2), (1, 4)]
     expected = training.monitor.history.rwc[2:, 0].astype(float).mean()
     assert found[1]["mine/layer1"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_that_processes_share_gets_rows_of_our_own(standin: StandIn) -> None:
+    training = Training(standin, mode="shared", log_every=2, histogram_every=None)
+    for _ in training.steps(4):
+        pass
+    server = training.finish()
+    first, second = rwc_rows(server)
+    check_means(first, training.monitor.history, 1, 2)
+    check_means(second, training.monitor.history, 3, 4)
 
 
 def test_merged_rows_keep_within_the_budget(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
