@@ -92,7 +92,9 @@ class RunRows:
         self._allowance = float(VALUES_PER_MINUTE)
         self._refilled = time.monotonic()
         run.define_metric(f"{prefix}/step", hidden=True)
-        for group in (prefix, f"{prefix}_stage", histograms):
+        # W&B makes a panel for every key that is not hidden: 54 layers shall not be a wall of 54. The charts show them.
+        run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
+        for group in (f"{prefix}_stage", histograms):
             run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
 
     def row(self, window: Window) -> None:

@@ -97,6 +97,20 @@ def test_a_user_who_never_logs_sees_every_window(standin: StandIn) -> None:
         check_means(row, training.monitor.history, first, last)
 
 
+def test_layers_have_the_step_as_their_axis_and_no_panel_each(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=5)
+    for step in training.steps(5):
+        training.run.log({"loss": step})
+    server = training.finish()
+    assert server.config == {"lr": 0.1}
+    # The client's own notation: 1 name, 2 name with *, 5 which metric is the axis (counted from 1), 6 flags (2: hidden).
+    step, *groups = server.raw_config["_wandb"]["value"]["m"]
+    assert step["1"] == "rwc/step"
+    assert 2 in step["6"]
+    assert {group["2"]: 2 in group["6"] for group in groups} == {"rwc/*": True, "rwc_stage/*": False, "hist/*": False}
+    assert all(group["5"] == 1 for group in groups)
+
+
 def test_rows_of_our_own(standin: StandIn) -> None:
     training = Training(standin, log_every=2, histogram_every=None, rows="own", prefix="mine")
     for _ in training.steps(4):
