@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import wandb
 from standin import StandIn
-from standin_store import Run as ServerRun
-from torch import nn
+from training import Training, network, rwc_rows
 
-from rwc_wandb import History, Monitor, watch
+from rwc_wandb import History, watch
 from rwc_wandb.log import rows
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.trends import depth_trend
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.ModuleDict({"layer1": nn.Linear(3, 5), "layer2": nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 2)])})
-
-
-class Training:
-    """A user's run and loop; `at_step` is what they do after each optimizer step."""
-
-    def __init__(self, standin: StandIn, mode: Any = None, **options: Any) -> None:
-        self.standin = standin
-        self.run = wandb.init(project="p", config={"lr": 0.1}, mode=mode)
-        self.model = network()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.monitor: Monitor = watch(self.model, self.optimizer, **options)
-
-    def steps(self, count: int) -> Iterator[int]:
-        for step in range(1, count + 1):
-            for parameter in self.model.parameters():
-                parameter.grad = torch.randn_like(parameter)
-            self.optimizer.step()
-            yield step
-
-    def finish(self) -> ServerRun:
-        self.run.finish()
-        return self.standin.run(self.run.id)
-
-
-def rwc_rows(server: ServerRun) -> list[dict[str, Any]]:
-    return [row for row in server.rows if "rwc/step" in row and "rwc/layer1" in row]
 
 
 def check_means(row: dict[str, Any], history: History, first: int, last: int) -> None:
@@ -103,7 +68,7 @@ def test_layers_have_the_step_as_their_axis_and_no_panel_each(standin: StandIn) 
         training.run.log({"loss": step})
     server = training.finish()
     assert server.config == {"lr": 0.1}
-    # The client's own notation: 1 name, 2 name with *, 5 which metric is the axis (counted from 1), 6 flags (2: hidden).
+    # The client's notation: 1 name, 2 name with *, 5 which metric is the axis (from 1), 6 flags (2: hidden).
     step, *groups = server.raw_config["_wandb"]["value"]["m"]
     assert step["1"] == "rwc/step"
     assert 2 in step["6"]
@@ -224,48 +189,6 @@ def _flat(summary: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flattened |= _flat(value, f"{prefix}{key}/")
         flattened[prefix + key] = value
     return flattened
-
-
-def test_weights_that_are_not_finite_are_told_once(standin: StandIn) -> None:
-    training = Training(standin, log_every=2, histogram_every=2)
-
-    def train() -> None:
-        for step in training.steps(8):
-            if step == 2:
-                with torch.no_grad():
-                    training.model["layer1"].weight[0, 0] = math.nan
-            training.run.log({"loss": step})
-
-    with pytest.warns(UserWarning, match=r"1 weights of layer layer1 .* after optimizer step 3"):
-        train()
-    server = training.finish()
-    assert [alert.title for alert in server.alerts] == ["Non-finite weights"]
-    assert "layer1" in server.alerts[0].text
-    assert math.isnan(rwc_rows(server)[-1]["rwc/layer1"])
-    assert rwc_rows(server)[-1]["rwc/layer2/0"] > 0
-
-
-def test_layers_that_explode_or_stop_are_told_once_each_if_asked(standin: StandIn) -> None:
-    training = Training(standin, log_every=2, histogram_every=None, alert_above=2.0, alert_below=1e-5)
-
-    def train() -> None:
-        for step in training.steps(12):
-            if step == 4:
-                training.model["layer1"].weight.data *= 5
-            if step == 8:
-                training.model["layer2"][1].requires_grad_(False)
-                training.optimizer.param_groups[0]["lr"] = 1e-9
-            training.run.log({"loss": step})
-
-    with pytest.warns(UserWarning, match="rwc_wandb: The mean RWC of layer") as said:
-        train()
-    server = training.finish()
-    assert len(said) == 2
-    exploding, stopped = server.alerts
-    assert (exploding.title, stopped.title) == ("Exploding layer", "Stopped layer")
-    mean = training.monitor.history.rwc[4:6, 0].astype(float).mean()
-    assert exploding.text == f"The mean RWC of layer layer1 up to optimizer step 6 is {mean:.3g}: above 2."
-    assert "layer1 (and 2 others) up to optimizer step 10" in stopped.text
 
 
 def test_without_a_run_it_says_what_to_do() -> None:
