@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
-from rwc_wandb.measure.layers import LayerChoice, find_layers
+from rwc_wandb.errors import UserError
+from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.measure.ranks import Ranks
+from rwc_wandb.measure.sharding import is_sharded
 
 if TYPE_CHECKING:
     from wandb import Run
 
 
 def watch(
-    model: nn.Module,
+    model: Models,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     *,
     every: int = 1,
@@ -31,6 +35,7 @@ def watch(
     rows: Literal["attached", "own"] = "attached",
     alert_above: float | None = None,
     alert_below: float | None = None,
+    share: bool = False,
 ) -> Monitor:
     """Measure the Relative Weight Change of every layer as `optimizer` steps, and log it to W&B.
 
@@ -39,7 +44,8 @@ def watch(
     Call it once, after model, optimizer and W&B run are built; the training loop stays as it is.
 
     Args:
-        model: the module whose layers are measured; wrapped (DDP, `torch.compile`) or not.
+        model: the module whose layers are measured; wrapped (DDP, FSDP, `torch.compile`) or not. Several, which one
+            optimizer steps (a GAN), as a list or dict: their names start with the key.
         optimizer: its optimizer; several for one model: the last one's step completes a step. Wrappers of Accelerate
             and Lightning are seen through. None: call `monitor.measure()` yourself, at the end of an epoch, say.
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
@@ -56,13 +62,19 @@ def watch(
         alert_above, alert_below: send a W&B alert, once per run, when the mean RWC of a layer over a row rises above
             (0.5 is much, per step) or falls below (1e-7 is what fp32 still resolves); None: no alert. Weights that are
             not finite always send one.
+        share: under DDP, divide the measuring among the ranks: each holds and compares 1/N of the weights, and their
+            sums are added up once per row. Every rank must then call `watch`.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
-        Under DDP rank 0 measures and the other ranks' monitors do nothing.
+        Under DDP rank 0 measures and the other ranks' monitors do nothing: whether they call `watch` does not matter.
+        Where weights are sharded (FSDP, tensor parallel) every rank measures its shards and must call `watch` and
+        `close`; histograms are not made there, nor with `share`. Only rank 0 logs.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used; the message names what is allowed.
+        UserError: weights that cannot be measured (DeepSpeed ZeRO-3, DTensors with `Partial` placements), or a rank
+            that did not come within 60 s where all are needed.
         wandb.Error: no run is active and none was given.
     """
     for name, value in {"every": every, "log_every": log_every, "histogram_every": histogram_every}.items():
@@ -74,21 +86,43 @@ def watch(
     if not isinstance(prefix, str) or not prefix or "." in prefix:
         raise ValueError(f'prefix={prefix!r}: it takes a word without dots (W&B loses their settings), such as "rwc".')
     optimizers = [_inner(one) for one in _listed(optimizer)]
-    tracked = find_layers(model, layers, stages)
-    if _rank() != 0:
-        return Monitor(model, tracked, idle=True)
+    module = as_module(model)
+    tracked = find_layers(module, layers, stages)
+    ranks = None
+    if _world_size() > 1 and (share or any(is_sharded(module, layer.parameter) for layer in tracked)):
+        ranks = _all_ranks(tracked, share, every, log_every)
+        if histogram_every is not None and _rank() == 0:
+            warnings.warn(
+                "rwc_wandb: no histograms where weights are sharded or measuring is shared; histogram_every=None "
+                "says that you know.",
+                stacklevel=2,
+            )
+        histogram_every = None
+    elif _rank() != 0:
+        return Monitor(module, tracked, idle=True)
     consumer = None
-    if run is not False:
+    if run is not False and _rank() == 0:
         from rwc_wandb.log.rows import RunRows
 
         active = _active_run(run)
         names, places = [layer.name for layer in tracked], [layer.stage for layer in tracked]
         consumer = RunRows(active, names, places, prefix, rows, alert_above, alert_below)
     monitor = Monitor(
-        model, tracked, optimizers, every=every, log_every=log_every, histogram_every=histogram_every, consumer=consumer
+        module,
+        tracked,
+        optimizers,
+        every=every,
+        log_every=log_every,
+        histogram_every=histogram_every,
+        consumer=consumer,
+        ranks=ranks,
+        share=share and ranks is not None,
     )
     if consumer is not None:
         _close_with(consumer.run, monitor, consumer.finish)
+    elif ranks is not None:
+        # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
+        atexit.register(monitor.close)
     return monitor
 
 
@@ -102,10 +136,29 @@ def _inner(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside Accelerate's or Lightning's wrapper."""
     wrapped = optimizer
     while not isinstance(wrapped, torch.optim.Optimizer) or "Accelerated" in type(wrapped).__name__:
+        if "DeepSpeed" in type(wrapped).__name__:
+            raise UserError(
+                "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
+                "watch(model) without it, and monitor.measure() after each step of the engine."
+            )
         wrapped = getattr(wrapped, "optimizer", getattr(wrapped, "_optimizer", None))
         if wrapped is None:
             raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
     return wrapped
+
+
+def _all_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int) -> Ranks:
+    if not torch.distributed.is_initialized():
+        raise UserError("share=True needs the ranks' process group: call watch after init_process_group.")
+    plan = repr([(layer.name, layer.shape) for layer in layers])
+    digest = hashlib.sha256(plan.encode()).hexdigest()[:8]
+    return Ranks(f"{len(layers)} layers ({digest}), share={share}, every={every}, log_every={log_every}")
+
+
+def _world_size() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _rank() -> int:

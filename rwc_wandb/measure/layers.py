@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rwc_wandb.measure.sharding import checked_shape, flat_shards, is_measurable, settle
+
 LayerChoice = str | Callable[[str, Tensor], bool]
 """Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression
 searched for in the layer's name, or a callable of (name, parameter)."""
+
+Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
+"""What can be watched: a module, or several whose names start with the key or the place."""
 
 Path = list[tuple[dict[str, Any], str, object]]
 
@@ -30,7 +36,8 @@ class Layer:
         name: module path without wrapper prefixes; the parameter's own name is added unless it is `weight`.
         depth: place in the order of registration, which is the forward order in nearly all model code; 0 first.
         stage: the group of layers that it belongs to.
-        parameter: the tensor itself.
+        parameter: the tensor itself; the rank's part of it, or a DTensor, where it is sharded.
+        shape: that of the whole tensor, however it is spread over ranks.
         path: the ways to it, `(mapping, key, expected)`: while every mapping still holds what is expected, nobody has
             replaced the parameter or a module above it.
     """
@@ -39,48 +46,72 @@ class Layer:
     depth: int
     stage: str
     parameter: Tensor
+    shape: tuple[int, ...]
     path: Path
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.parameter.shape)
+    def size(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
+
+
+def as_module(models: Models) -> nn.Module:
+    """The module itself, or one that holds several: what one optimizer of a GAN may step.
+
+    Raises:
+        TypeError: not made of modules.
+    """
+    if isinstance(models, nn.Module):
+        return models
+    if isinstance(models, Mapping) and models and all(isinstance(one, nn.Module) for one in models.values()):
+        return nn.ModuleDict(dict(models))
+    if isinstance(models, (list, tuple)) and models and all(isinstance(one, nn.Module) for one in models):
+        return nn.ModuleList(models)
+    raise TypeError(
+        f"watch needs a torch.nn.Module as its model, or a list or dict of them, not {type(models).__name__}."
+    )
 
 
 def find_layers(
-    model: nn.Module, choice: LayerChoice = "weights", stages: Callable[[str], str] | None = None
+    model: Models, choice: LayerChoice = "weights", stages: Callable[[str], str] | None = None
 ) -> list[Layer]:
     """The tracked layers of `model`, tied weights once, in forward order.
 
     Args:
-        model: any module, wrapped (DDP, `torch.compile`, FSDP) or not: the names are the same.
+        model: any module, wrapped (DDP, `torch.compile`, FSDP) or not: the names are the same. Several: see `Models`.
         choice: see `LayerChoice`. Integer and quantised tensors are never tracked.
         stages: the stage of a layer name; by default blocks such as `layer1` where the module tree shows up to 8 of
             them, otherwise `early`, `middle` and `later`: thirds by depth.
 
     Raises:
-        ValueError: the choice is no valid regular expression, or nothing is left to track.
-        TypeError: `model` is not a module.
+        ValueError: the choice is no valid regular expression, or nothing is left to track; a tensor has no values yet,
+            or is sharded in a way that cannot be measured.
+        TypeError: `model` is not made of modules.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"watch needs a torch.nn.Module as its model, not {type(model).__name__}.")
+    model = as_module(model)
+    settle(model)
     is_chosen = _selector(choice)
-    found: dict[int, tuple[str, Tensor, Path]] = {}
+    flat = flat_shards(model)
+    found: dict[int, tuple[str, Tensor, tuple[int, ...], Path]] = {}
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
-        if id(parameter) in found or not parameter.is_floating_point() or not is_chosen(name, parameter):
+        if id(parameter) in found or not is_measurable(parameter):
             continue
-        found[id(parameter)] = (name, parameter, path)
+        shape = flat[id(parameter)].shape if id(parameter) in flat else checked_shape(name, parameter)
+        if not is_chosen(name, parameter, shape):
+            continue
+        found[id(parameter)] = (name, parameter, shape, path)
         taken.add(name)
     if not found:
         raise ValueError(f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}.")
-    names = [name for name, _, _ in found.values()]
+    names = [name for name, *_ in found.values()]
     places = [stages(name) for name in names] if stages else default_stages(names)
     return [
-        Layer(name, depth, stage, parameter, path)
-        for depth, (stage, (name, parameter, path)) in enumerate(zip(places, found.values(), strict=True))
+        Layer(name, depth, stage, parameter, shape, path)
+        for depth, (stage, (name, parameter, shape, path)) in enumerate(zip(places, found.values(), strict=True))
     ]
 
 
@@ -95,20 +126,20 @@ def default_stages(names: Sequence[str]) -> list[str]:
     return [("early", "middle", "later")[3 * depth // len(names)] for depth in range(len(names))]
 
 
-def _selector(choice: LayerChoice) -> Callable[[str, Tensor], bool]:
+def _selector(choice: LayerChoice) -> Callable[[str, Tensor, tuple[int, ...]], bool]:
     if callable(choice):
-        return choice
+        return lambda name, parameter, shape: choice(name, parameter)
     if choice == "weights":
-        return lambda name, parameter: parameter.dim() > 1
+        return lambda name, parameter, shape: len(shape) > 1
     if choice == "all":
-        return lambda name, parameter: True
+        return lambda name, parameter, shape: True
     try:
         pattern = re.compile(choice)
     except (re.error, TypeError) as error:
         raise ValueError(
             f'layers={choice!r} is no valid choice ({error}): use "weights", "all", a regular expression or a callable.'
         ) from None
-    return lambda name, parameter: bool(pattern.search(name))
+    return lambda name, parameter, shape: bool(pattern.search(name))
 
 
 def _layer_name(full_name: str, taken: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""The hook: when to measure, what to compare with, and how the numbers come back without a synchronisation."""
+"""The hook: when to measure, and who gets the numbers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rwc_wandb.measure.following import Layout
 from rwc_wandb.measure.history import History
 from rwc_wandb.measure.kernels import Statistic, rates
-from rwc_wandb.measure.layers import Layer, find_layers
-from rwc_wandb.measure.window import Histograms, HostCopy, device_windows
+from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.loading import LoadingHook
+from rwc_wandb.measure.ranks import CLOSE_TIMEOUT, START_TIMEOUT, Ranks
+from rwc_wandb.measure.readback import Arrived, Measurement, ReadBack
+from rwc_wandb.measure.state import pack, unpack
+from rwc_wandb.measure.window import Histograms, HostCopy
 
 HISTOGRAM_BINS = 64
+_COUNTERS = ("step", "calls", "in_row", "rows_until", "alerted")
 
 
 class MonitoringStopped(UserWarning):
@@ -56,7 +62,8 @@ class Monitor:
     Attributes:
         layers: the tracked layers, in forward order.
         history: every measurement so far that the host has read; complete after `flush` or `close`.
-        step: optimizer steps counted so far.
+        step: optimizer steps counted so far. (A fused optimizer under GradScaler tells only later that it has skipped
+            one: until then `step` counts it.)
         closed: whether it has ended, or never measured on this rank.
     """
 
@@ -71,36 +78,38 @@ class Monitor:
         histogram_every: int | None = None,
         consumer: Consumer | None = None,
         idle: bool = False,
+        ranks: Ranks | None = None,
+        share: bool = False,
     ) -> None:
         self.layers = list(layers)
         self.history = History(
-            [layer.name for layer in layers],
-            [layer.stage for layer in layers],
-            [layer.parameter.numel() for layer in layers],
+            [layer.name for layer in layers], [layer.stage for layer in layers], [layer.size for layer in layers]
         )
         self.step = 0
         self.every = every
         self.log_every = log_every
         self.histogram_every = histogram_every
-        self._model = model
         self._consumer = consumer
         self._hooks: list[Any] = []
-        self.closed = idle
+        self.closed = self._idle = idle
         if idle:
             return
-        self._windows = device_windows([layer.parameter.detach() for layer in self.layers], log_every)
-        self._note_layout()
-        self._unread: list[int] = []
-        self._reading: tuple[list[int], list[HostCopy], list[tuple[int, set[int]]]] | None = None
+        self._ranks = ranks
+        self._layout = Layout(model, self.layers, log_every, ranks, share)
+        self._readback = ReadBack(len(self.layers), ranks, self._take_in)
         self._reading_histograms: tuple[int, list[HostCopy]] | None = None
-        self._jumped: set[int] = set()
-        self._gone: set[int] = set()
-        self._jumps: list[tuple[int, set[int]]] = []
+        self._calls = 0
+        self._skips: list[Tensor] = []
+        self._others_skips: list[Tensor | None] = []
+        self._in_row = 0
         self._rows_until = 0
+        self._jumped: set[int] = set()
+        self._resumed = False
         self._alerted = False
         # With several optimizers for one model a step is complete when the last of them has stepped.
-        self._hooks = [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
-        self._hooks += self._watch_loading()
+        self._hooks = [optimizer.register_step_post_hook(self._after_other_step) for optimizer in optimizers[:-1]]
+        self._hooks += [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
+        self._hooks += self._watch_loading(model)
 
     def measure(self, step: int | None = None) -> None:
         """Measure now, against the weights at the last measurement. For `watch(model)` without an optimizer.
@@ -113,17 +122,60 @@ class Monitor:
             self.guarded(self._measure)
 
     def flush(self) -> None:
-        """Wait for what was measured, put it into `history` and hand over a row of what has not been in one yet."""
+        """Wait for what was measured, put it into `history` and hand over a row of what has not been in one yet.
+
+        Where weights are sharded or measuring is shared, every rank must call it.
+        """
         if not self.closed:
-            self.guarded(self._flush)
+            self.guarded(partial(self._flush, "flush"))
 
     def close(self) -> None:
-        """Flush, save and log what remains, and remove all hooks. Calling it again does nothing."""
-        self.flush()
+        """Flush, save and log what remains, and remove all hooks. Calling it again does nothing.
+
+        Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
+        """
+        if not self.closed:
+            self.guarded(partial(self._flush, "close"))
         if not self.closed:
             self._release()
             if self._consumer is not None:
                 self.guarded(partial(self._consumer.close, self.history))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
+
+        The snapshots are whole, on the CPU, whatever the ranks: so they can be loaded on another number of them.
+
+        Returns:
+            `step`, counters, `layers`, `history` and `snapshots` (by layer); {} on ranks other than 0, all of which
+            must call it where weights are sharded or measuring is shared.
+        """
+        state: dict[str, Any] = {}
+        if not self._idle:
+            self.guarded(lambda: state.update(self._state()))
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the series that rank 0's `state_dict` has saved. Call it on every rank, before training goes on.
+
+        Weights that the model loads from here to the next measurement are those of the checkpoint: no jump.
+
+        Raises:
+            UserError: the state is another model's, or not rank 0's.
+        """
+        if self._idle:
+            return
+        history, snapshots, counters = unpack(state, self.layers, self.history)
+        if self._ranks is not None:
+            self._ranks.meet("load_state_dict", f"at step {counters['step']}", START_TIMEOUT)
+        if self._layout.changed():
+            self._layout.follow()
+        for index, snapshot in snapshots.items():
+            self._layout.restore(index, snapshot)
+        self.history = history
+        self.step, self._calls, self._in_row, self._rows_until, self._alerted = (counters[key] for key in _COUNTERS)
+        self._skips, self._jumped = list(counters["skips"]), set(counters["jumped"])
+        self._resumed = True
 
     def __enter__(self) -> Monitor:
         return self
@@ -133,12 +185,22 @@ class Monitor:
     ) -> None:
         self.close()
 
-    def _after_step(self, *_: object) -> None:
+    def _after_step(self, optimizer: Any = None, *_: object) -> None:
         self.step += 1
-        if self.step % self.every == 0:
+        self._calls += 1
+        # GradScaler leaves it to a fused optimizer to skip: the hook runs, only the device knows whether in vain.
+        skip = getattr(optimizer, "found_inf", None)
+        if self._others_skips:
+            skip, self._others_skips = _if_all([*self._others_skips, skip]), []
+        if skip is not None:
+            self._skips.append(skip)
+        if self._calls >= self.every:
             self.guarded(self._measure)
-        elif self._reading or self._reading_histograms:
+        elif not self._readback.is_idle or self._reading_histograms:
             self.guarded(self._receive)
+
+    def _after_other_step(self, optimizer: Any, *_: object) -> None:
+        self._others_skips.append(getattr(optimizer, "found_inf", None))
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
@@ -147,7 +209,9 @@ class Monitor:
         except Exception as error:
             if not self.closed:
                 with contextlib.suppress(Exception):
-                    self._flush()
+                    self._readback.abandon(self._layout.windows)
+                with contextlib.suppress(Exception):
+                    self._hand_over_row()
                 self._release()
                 with contextlib.suppress(Exception):
                     if self._consumer is not None:
@@ -164,61 +228,53 @@ class Monitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._windows = []
+        self._layout.windows = []
 
     @torch.no_grad()
     def _measure(self) -> None:
         self._receive()
-        if self._layout_changed():
+        if self._layout.changed():
             self._follow_layout()
+        windows = self._layout.windows
         if self.histogram_every and self.step % self.histogram_every < self.every:
-            self._reading_histograms = (self.step, [window.histograms(HISTOGRAM_BINS) for window in self._windows])
-        slot = len(self._unread)
-        for window in self._windows:
-            window.measure(slot)
-        if self._jumped or self._gone:
-            self._jumps.append((slot, self._jumped | self._gone))
-            self._jumped = set()
-        self._unread.append(self.step)
-        if len(self._unread) + len(self.history) - self._rows_until >= self.log_every:
-            self._start_reading()
+            self._reading_histograms = (self.step, [window.histograms(HISTOGRAM_BINS) for window in windows])
+        for window in windows:
+            window.measure(self._readback.slot)
+        jumped = self._jumped | self._layout.gone
+        self._readback.take(Measurement(self.step, self._calls, self._skips, jumped))
+        self._calls, self._skips, self._jumped, self._resumed = 0, [], set(), False
+        self._in_row += 1
+        if self._in_row >= self.log_every:
+            self._in_row = 0
+            self._readback.send(windows, ends_row=True)
         self._receive()
-
-    def _start_reading(self) -> None:
-        self._receive(wait=True)
-        if self._unread:
-            self._reading = (self._unread, [window.read(len(self._unread)) for window in self._windows], self._jumps)
-            self._unread, self._jumps = [], []
 
     def _receive(self, wait: bool = False) -> None:
         """Take in what has arrived on the host."""
-        if self._reading and (wait or all(copy.arrived() for copy in self._reading[1])):
-            (steps, copies, jumps), self._reading = self._reading, None
-            self._take_in(steps, [copy.wait()[0] for copy in copies], jumps)
-            if len(self.history) - self._rows_until >= self.log_every:
-                self._hand_over_row()
+        self._readback.advance(wait)
         if self._reading_histograms and (wait or all(copy.arrived() for copy in self._reading_histograms[1])):
             (step, copies), self._reading_histograms = self._reading_histograms, None
-            counts, ranges = zip(*(copy.wait() for copy in copies), strict=True)
             if self._consumer is not None:
-                order = torch.tensor([index for window in self._windows for index in window.indices]).argsort()
-                joined = Histograms(step, torch.cat(counts, 1)[:, order], torch.cat(ranges, 1)[:, order])
-                self._consumer.histograms(joined)
+                self._consumer.histograms(self._joined_histograms(step, copies))
 
-    def _take_in(self, steps: list[int], parts: list[Tensor], jumps: list[tuple[int, set[int]]]) -> None:
-        statistics = torch.empty(len(steps), len(self.layers), len(Statistic), dtype=torch.float64)
-        for window, part in zip(self._windows, parts, strict=True):
-            statistics[:, window.indices] = part
-        rwc, rwc_elementwise = rates(statistics)
-        for slot, indices in jumps:
-            rwc[slot, list(indices)] = torch.nan
-            rwc_elementwise[slot, list(indices)] = torch.nan
-        self.history.append(steps, rwc.numpy(), rwc_elementwise.numpy())
-        nonfinite = statistics[..., Statistic.NONFINITE]
+    def _joined_histograms(self, step: int, copies: list[HostCopy]) -> Histograms:
+        counts = torch.zeros(2, len(self.layers), HISTOGRAM_BINS, dtype=torch.int64)
+        ranges = torch.zeros(2, len(self.layers), 2)
+        for window, copy in zip(self._layout.windows, copies, strict=True):
+            counts[:, window.indices], ranges[:, window.indices] = copy.wait()
+        return Histograms(step, counts, ranges)
+
+    def _take_in(self, arrived: Arrived) -> None:
+        rwc, rwc_elementwise = rates(arrived.statistics)
+        self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy())
+        self.step -= arrived.skipped
+        nonfinite = arrived.statistics[..., Statistic.NONFINITE]
         if self._consumer is not None and not self._alerted and nonfinite.any():
             slot, index = nonfinite.nonzero()[0].tolist()
             self._alerted = True
-            self._consumer.nonfinite(self.layers[index].name, steps[slot], int(nonfinite[slot, index]))
+            self._consumer.nonfinite(self.layers[index].name, arrived.steps[slot], int(nonfinite[slot, index]))
+        if arrived.ends_row:
+            self._hand_over_row()
 
     def _hand_over_row(self) -> None:
         since, self._rows_until = self._rows_until, len(self.history)
@@ -226,63 +282,57 @@ class Monitor:
             history = self.history
             self._consumer.row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
 
-    def _flush(self) -> None:
-        self._start_reading()
+    def _flush(self, name: str, ends_row: bool = True) -> None:
+        self._readback.finish(self._layout.windows, name, ends_row)
         self._receive(wait=True)
-        self._hand_over_row()
+        if ends_row:
+            self._in_row = 0
 
-    def _watch_loading(self) -> list[Any]:
+    def _state(self) -> dict[str, Any]:
+        if not self.closed:
+            self._flush("state_dict", ends_row=False)
+        if self._ranks is not None:
+            self._ranks.meet("state_dict", f"at step {self.step}", CLOSE_TIMEOUT)
+        values = (self.step, self._calls, self._in_row, self._rows_until, self._alerted)
+        counters: dict[str, Any] = dict(zip(_COUNTERS, values, strict=True))
+        counters["skips"] = torch.tensor([float(skip) for skip in self._skips])
+        counters["jumped"] = sorted(self._jumped)
+        snapshots = {} if self.closed else self._layout.whole_snapshots()
+        return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}
+
+    def _watch_loading(self, model: nn.Module) -> list[Any]:
         """After a `load_state_dict` the next measurement would compare across a jump: it becomes NaN."""
-        owners = {id(layer.path[-1][0]): set[int]() for layer in self.layers}
+        owned: dict[int, set[int]] = {}
         for index, layer in enumerate(self.layers):
-            owners[id(layer.path[-1][0])].add(index)
+            owned.setdefault(id(layer.path[-1][0]), set()).add(index)
 
-        def noting(indices: set[int]) -> Callable[..., None]:
-            return lambda *_: self._jumped.update(indices)
+        def note(indices: set[int]) -> None:
+            if not self._resumed:
+                self._jumped.update(indices)
 
-        modules = {id(module._parameters): module for module in self._model.modules()}
-        return [modules[owner].register_load_state_dict_post_hook(noting(owners[owner])) for owner in owners]
-
-    def _note_layout(self) -> None:
-        edges = [edge for layer in self.layers for edge in layer.path]
-        self._edges = list({(id(mapping), key): (mapping, key, expected) for mapping, key, expected in edges}.values())
-        self._parameters = [layer.parameter for layer in self.layers]
-        self._addresses = [parameter.data_ptr() for parameter in self._parameters]
-
-    def _layout_changed(self) -> bool:
-        """Whether a weight was replaced, resized or moved since the last look; a few dictionary look-ups per layer."""
-        if [parameter.data_ptr() for parameter in self._parameters] != self._addresses:
-            return True
-        return any(mapping.get(key) is not expected for mapping, key, expected in self._edges)
+        return [
+            module.register_load_state_dict_post_hook(LoadingHook(module, partial(note, owned[id(module._parameters)])))
+            for module in model.modules()
+            if id(module._parameters) in owned
+        ]
 
     def _follow_layout(self) -> None:
-        """Track what now stands in the place of replaced, resized or moved weights; their next value is NaN."""
-        self._flush()
-        snapshots = {i: s for window in self._windows for i, s in zip(window.indices, window.snapshots, strict=True)}
-        present = find_layers(self._model, lambda name, parameter: True)
-        by_identity = {id(layer.parameter): layer for layer in present}
-        by_name = {layer.name: layer for layer in present}
-        changed = []
-        for index, (layer, address) in enumerate(zip(self.layers, self._addresses, strict=True)):
-            found = by_identity.get(id(layer.parameter)) or by_name.get(layer.name)
-            if found is None or found.parameter is not layer.parameter or found.parameter.data_ptr() != address:
-                changed.append(index)
-            if found is not None:
-                layer.parameter, layer.path = found.parameter, found.path
-            else:
-                layer.path = []
-                self._gone.add(index)
-        self._windows = device_windows([layer.parameter.detach() for layer in self.layers], self.log_every)
-        for window in self._windows:
-            for index, snapshot in zip(window.indices, window.snapshots, strict=True):
-                if index not in changed:
-                    snapshot.copy_(snapshots[index])
-        self._note_layout()
-        self._jumped.update(changed)
+        self._receive(wait=self._reading_histograms is not None and self._ranks is None)
+        self._readback.leave(self._layout.windows)
+        gone = set(self._layout.gone)
+        jumped = self._layout.follow()
+        self._jumped |= jumped
+        changed = sorted(jumped | (self._layout.gone - gone))
         if changed:
             names = ", ".join(self.layers[index].name for index in changed[:5]) + (", ..." if len(changed) > 5 else "")
             warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or moved before "
+                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or removed before "
                 f"step {self.step}: their snapshots are taken anew and their RWC at this step is NaN.",
                 stacklevel=2,
             )
+
+
+def _if_all(skips: Sequence[Tensor | None]) -> Tensor | None:
+    """Not 0 where all of several optimizers have skipped; None if one of them cannot have."""
+    possible = [skip for skip in skips if skip is not None]
+    return torch.stack(possible).amin() if len(possible) == len(skips) else None

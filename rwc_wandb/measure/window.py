@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import Statistic, reduction_for
+from rwc_wandb.measure.kernels.layout import is_dense
 
 
 @dataclass
@@ -55,7 +56,10 @@ class DeviceWindow:
 
     def __init__(self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int) -> None:
         self.indices = list(indices)
-        self.weights = list(weights)
+        # Reductions walk through memory: what has gaps (a slice, an expanded tensor) is copied first, every time.
+        self._gapped = [(weight, weight.contiguous()) for weight in weights if not is_dense(weight)]
+        copies = iter(copy for _, copy in self._gapped)
+        self.weights = [weight if is_dense(weight) else next(copies) for weight in weights]
         # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
         self.snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
         self.reduction = reduction_for(self.weights, self.snapshots)
@@ -63,19 +67,26 @@ class DeviceWindow:
         self.buffer = torch.zeros(capacity, len(self.weights), len(Statistic), dtype=torch.float64, device=device)
 
     def measure(self, slot: int) -> None:
+        self._refresh()
         self.reduction.measure(self.buffer[slot])
 
     def histograms(self, bins: int) -> HostCopy:
+        self._refresh()
         return HostCopy(self.reduction.histograms(bins))
 
     def read(self, count: int) -> HostCopy:
         """Start copying the first `count` measurements to the host: float64 [count, layers, 5]."""
         return HostCopy([self.buffer[:count]])
 
+    def _refresh(self) -> None:
+        for weight, copy in self._gapped:
+            copy.copy_(weight)
+
 
 def device_windows(weights: Sequence[Tensor], capacity: int) -> list[DeviceWindow]:
-    """One window per device and dtype among `weights`."""
+    """One window per device and dtype among `weights`; those without elements are in none."""
     places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, weight in enumerate(weights):
-        places.setdefault((weight.device, weight.dtype), []).append(index)
+        if weight.numel():
+            places.setdefault((weight.device, weight.dtype), []).append(index)
     return [DeviceWindow(indices, [weights[index] for index in indices], capacity) for indices in places.values()]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb import Monitor, MonitoringStopped, elementwise_relative_weight_change, relative_weight_change, watch
+from rwc_wandb.measure.following import Layout
 
 
 class Recorder:
@@ -237,10 +238,10 @@ def test_a_failure_ends_monitoring_but_not_training(monkeypatch: pytest.MonkeyPa
     monitor = watch(network, optimizer, run=False, log_every=100)
     step(optimizer, network)
 
-    def broken(_: Monitor) -> bool:
+    def broken(_: Layout) -> bool:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(Monitor, "_layout_changed", broken)
+    monkeypatch.setattr(Layout, "changed", broken)
     with pytest.warns(MonitoringStopped, match=r"step 2: RuntimeError: planted.*1 measurements"):
         step(optimizer, network)
     with warnings.catch_warnings():

@@ -1,0 +1,95 @@
+"""What the ranks do together: agree that all are here, and add up their sums. Training's own groups are never used."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import torch.distributed as distributed
+from torch import Tensor
+
+from rwc_wandb.errors import UserError
+
+START_TIMEOUT = 60.0
+"""Seconds that `watch` and `load_state_dict` wait for the other ranks."""
+CLOSE_TIMEOUT = 20.0
+"""Seconds that `flush`, `close` and `state_dict` wait: a rank that has failed shall not hold up the others' end."""
+
+_groups = count()
+
+
+class Ranks:
+    """The ranks of the default process group, where all of them measure.
+
+    Args:
+        plan: what all must agree on: layers and cadence.
+
+    Raises:
+        UserError: not every rank came here within `START_TIMEOUT` seconds, or their plans differ.
+    """
+
+    def __init__(self, plan: str) -> None:
+        self.rank = distributed.get_rank()
+        self.size = distributed.get_world_size()
+        # A collective that somebody misses blocks, and a thread of it for long: the store is asked first.
+        self._store = distributed.distributed_c10d._get_default_store()
+        self._prefix = f"rwc_wandb/{next(_groups)}"
+        self._meetings = count()
+        self.meet("watch", plan, START_TIMEOUT)
+        # On the host: NCCL must not see collectives in an order that depends on when a copy arrived.
+        self._group: Any = distributed.new_group(backend="gloo")
+
+    def meet(self, name: str, value: str, timeout: float) -> None:
+        """Wait until every rank is here with the same `value`.
+
+        Raises:
+            UserError: some did not come within `timeout` seconds, or brought another value.
+        """
+        place = f"{self._prefix}/{next(self._meetings)}"
+        deadline = time.monotonic() + timeout
+        self._store.set(f"{place}/here/{self.rank}", f"{name} {value}")
+        self._wait_for(f"{place}/here", name, deadline, timeout)
+        # Whoever comes after somebody's time-out finds the key of one who has left: a second round tells.
+        self._store.set(f"{place}/ready/{self.rank}", "")
+        self._wait_for(f"{place}/ready", name, deadline + timeout / 10, timeout)
+        others = [self._store.get(f"{place}/here/{rank}").decode() for rank in range(self.size)]
+        for rank, other in enumerate(others):
+            if other != f"{name} {value}":
+                raise UserError(
+                    f"The ranks do not agree: rank {self.rank} has {_short(f'{name} {value}')}, rank {rank} has "
+                    f"{_short(other)}; call it on every rank at the same place, with the same arguments."
+                )
+
+    def sum(self, tensor: Tensor) -> Any:
+        """Start replacing a CPU tensor by its sum over all ranks; the work says when it is done."""
+        return self._group.allreduce([tensor])
+
+    def _wait_for(self, place: str, name: str, deadline: float, timeout: float) -> None:
+        keys = [f"{place}/{rank}" for rank in range(self.size)]
+        try:
+            self._store.wait(keys, timedelta(seconds=max(deadline - time.monotonic(), 0.01)))
+        except RuntimeError:
+            missing = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
+            raise UserError(
+                f"{name} was not called on rank {', '.join(missing)} within {timeout:g} s: where weights are sharded "
+                f"or measuring is shared, call it on all {self.size} ranks."
+            ) from None
+
+
+def finished(work: Any, timeout: float | None) -> bool:
+    """Whether a sum is there; with a time-out, wait for it and raise RuntimeError when it does not come."""
+    deadline = time.monotonic() + (timeout or 0)
+    while not work.is_completed():
+        if timeout is None:
+            return False
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the other ranks' part of the sums did not come within {timeout:g} s")
+        time.sleep(0.0005)
+    work.wait()
+    return True
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 160 else text[:150] + " ..."

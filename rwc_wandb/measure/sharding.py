@@ -1,0 +1,205 @@
+"""How a layer is spread over ranks, and which part of it this rank measures.
+
+The statistics of a layer are plain sums over its elements: each rank sums over its part, every element counts on one
+rank only, and `ranks.Ranks` adds the sums up.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.measure.kernels.layout import flat, is_dense
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+SLICE_ALIGNMENT = 64
+"""Elements: where shared work is cut, so that vector loads stay aligned."""
+
+
+@dataclass
+class Piece:
+    """What this rank measures of one layer.
+
+    Attributes:
+        weight: a view of the weights; without elements where other ranks measure them.
+        part_of: from a tensor of the whole layer's shape, its elements that stand where `weight` has its own.
+    """
+
+    weight: Tensor
+    part_of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FlatShard:
+    """Where FSDP (version 1, `use_orig_params=True`) keeps a parameter: elements start..stop of its flattened form."""
+
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    is_sharded: bool
+    is_counted: bool
+
+
+def pieces(
+    model: nn.Module, tensors: Sequence[Tensor], rank: int = 0, size: int = 1, share: bool = False
+) -> list[Piece]:
+    """The part of each of the model's `tensors` that `rank` of `size` measures.
+
+    Args:
+        share: whether tensors that every rank holds are divided among the ranks, in equal slices over all of them;
+            otherwise rank 0 measures them.
+    """
+    shards = flat_shards(model)
+    found: list[Piece | None] = []
+    for tensor in tensors:
+        if id(tensor) in shards:
+            found.append(_flat_piece(tensor, shards[id(tensor)]))
+        elif is_dtensor(tensor):
+            found.append(_dtensor_piece(tensor))
+        else:
+            found.append(None)
+    total = sum(tensor.numel() for tensor, piece in zip(tensors, found, strict=True) if piece is None)
+    first, last = (total * rank // size, total * (rank + 1) // size) if share else (0, total if rank == 0 else 0)
+    offset, complete = 0, []
+    for tensor, piece in zip(tensors, found, strict=True):
+        if piece is None:
+            piece = _slice(tensor.detach(), first - offset, last - offset)
+            offset += tensor.numel()
+        complete.append(piece)
+    return complete
+
+
+def is_sharded(model: nn.Module, tensor: Tensor) -> bool:
+    """Whether no rank has all of the tensor."""
+    if is_dtensor(tensor):
+        sizes = tensor.device_mesh.shape
+        return any(p.is_shard() and size > 1 for p, size in zip(tensor.placements, sizes, strict=True))
+    shard = flat_shards(model).get(id(tensor))
+    return shard is not None and shard.is_sharded
+
+
+def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    # Importing it takes long; whoever has such a tensor has imported it.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor that holds this rank's elements."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
+
+
+def is_measurable(tensor: Tensor) -> bool:
+    """Whether its elements are floating-point numbers in memory; not so integers and the quantised types of torchao."""
+    return tensor.is_floating_point() and (is_dtensor(tensor) or not is_traceable_wrapper_subclass(tensor))
+
+
+def checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """The shape of the whole tensor.
+
+    Raises:
+        UserError: it has no values yet, or is spread in a way that cannot be measured.
+    """
+    if hasattr(tensor, "ds_id"):
+        raise UserError(f"{name} is partitioned by DeepSpeed ZeRO-3, which watch cannot measure: use ZeRO-2 or FSDP.")
+    if name.endswith("_flat_param"):
+        raise UserError(f"{name} hides its layers: give FullyShardedDataParallel use_orig_params=True before watch.")
+    if tensor.is_meta:
+        raise UserError(f"{name} has no values yet (meta device): call watch after the weights are materialised.")
+    if is_dtensor(tensor) and any(placement.is_partial() for placement in tensor.placements):
+        raise UserError(
+            f"{name} has a Partial placement, so no rank has its values: redistribute it to Shard or Replicate."
+        )
+    return tuple(tensor.shape)
+
+
+def settle(model: nn.Module) -> None:
+    """Show the sharded parameters again where FSDP2 has left unsharded ones standing after a forward pass."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
+
+
+def flat_shards(model: nn.Module) -> dict[int, FlatShard]:
+    """By the identity of the parameter: the original shapes that FSDP1 keeps, and the part that this rank has."""
+    found = {}
+    for module, flat_parameter in _flat_parameters(model):
+        handle = module._handle
+        between = getattr(module, "_inter_node_pg", None)
+        is_counted = between is None or between.rank() == 0
+        infos = zip(flat_parameter._params, flat_parameter._shapes, flat_parameter._shard_param_infos, strict=True)
+        for parameter, shape, info in infos:
+            if not handle.uses_sharded_strategy:
+                # Every rank has all of it, as a flat view.
+                counted = torch.distributed.get_rank() == 0
+                found[id(parameter)] = FlatShard(tuple(shape), 0, math.prod(shape), False, counted)
+                continue
+            start, stop = (info.intra_param_start_idx, info.intra_param_end_idx + 1) if info.in_shard else (0, 0)
+            found[id(parameter)] = FlatShard(tuple(shape), start, stop, True, is_counted)
+    return found
+
+
+def _flat_parameters(model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    for module in model.modules():
+        # FSDP1 has no public way to ask for the shapes that it has flattened.
+        flat_parameter = getattr(getattr(module, "_handle", None), "flat_param", None)
+        if getattr(flat_parameter, "_params", None) is not None:
+            yield module, flat_parameter
+
+
+def _flat_piece(tensor: Tensor, shard: FlatShard) -> Piece:
+    weight = tensor.detach().flatten()
+    start, stop = shard.start, shard.stop
+    if not shard.is_counted:
+        weight, stop = weight[:0], start
+    return Piece(weight, lambda whole: whole.flatten()[start:stop])
+
+
+def _dtensor_piece(tensor: DTensor) -> Piece:
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    weight = tensor.to_local().detach()
+    coordinate = mesh.get_coordinate()
+    if coordinate is None or any(place and p.is_replicate() for place, p in zip(coordinate, placements, strict=True)):
+        return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0))
+
+    def part_of(whole: Tensor) -> Tensor:
+        # From what every rank has to a shard of it nothing is sent.
+        spread = DTensor.from_local(whole.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return spread.redistribute(placements=placements).to_local()
+
+    return Piece(weight, part_of)
+
+
+def _slice(weight: Tensor, first: int, last: int) -> Piece:
+    """Elements first..last in memory order, of which this tensor may have all, some or none."""
+    start, stop = (_aligned(bound, weight.numel()) for bound in (first, last))
+    if (start, stop) == (0, weight.numel()):
+        return Piece(weight, lambda whole: whole)
+    if start == stop:
+        return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0))
+    if not is_dense(weight):
+        # No slice of memory: rank 0 of those that could have one takes it all.
+        return Piece(weight if start == 0 else weight.new_empty(0), lambda whole: whole if start == 0 else whole[:0])
+
+    def part_of(whole: Tensor) -> Tensor:
+        return flat(torch.empty_like(weight, dtype=whole.dtype, device=whole.device).copy_(whole))[start:stop]
+
+    return Piece(flat(weight)[start:stop], part_of)
+
+
+def _aligned(bound: int, length: int) -> int:
+    return length if bound >= length else max(bound, 0) // SLICE_ALIGNMENT * SLICE_ALIGNMENT
