@@ -17,6 +17,7 @@ COMMANDS = {
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
     "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
     "report": ("rwc_wandb.view.report", "write a W&B report of a project"),
+    "bench": ("rwc_wandb.bench.command", "time a measurement beside the floor that memory sets and what others do"),
 }
 """Command -> (the module with its `add_arguments(parser)` and `run(arguments)`, what it does)."""
 

@@ -1,0 +1,93 @@
+"""`rwc-wandb bench`: the measurement's cost on the device at hand, as a table."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rwc_wandb.bench import conditions, table
+from rwc_wandb.bench.baselines import tracked_weights
+from rwc_wandb.bench.methods import case_of, compare, offline_run
+from rwc_wandb.bench.step import model_and_side, step_slow_downs
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.models import check_model
+
+MODELS = ("torchvision:resnet18", "torchvision:vgg19_bn", "torchvision:alexnet", "timm:vit_small_patch16_224")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=list(MODELS),
+        metavar="NAME",
+        help="models as `rwc-wandb train` takes them; default: " + " ".join(MODELS),
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+    parser.add_argument("--rounds", type=int, default=30, help="samples of each method; default: 30")
+    parser.add_argument("--batch-size", type=int, default=128, help="images of a training step; default: 128")
+    parser.add_argument("--no-step", action="store_true", help="do not time whole training steps")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks"), help="folder for the results; default: benchmarks"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device = _checked(arguments)
+    found = conditions.conditions(device)
+    console = Console()
+    console.print(*(f"{name}: {value}" for name, value in found.items()), sep="\n", highlight=False)
+    all_results = []
+    for name in arguments.model:
+        with console.status(f"measuring {name}"):
+            results = _measure(name, device, arguments)
+        console.print(table.terminal_table(results))
+        all_results.append(results)
+    found["load after"] = conditions.load_average()
+    console.print(table.NOTE, highlight=False, markup=False)
+    path = arguments.output / f"measure-{_slug(conditions.device_name(device))}-{found['date'][:10]}.csv"
+    table.write_csv(path, all_results, found)
+    path.with_suffix(".md").write_text(table.markdown(all_results, found), encoding="utf-8")
+    console.print(f"written: {path} and {path.with_suffix('.md').name}", highlight=False, soft_wrap=True)
+
+
+def _measure(name: str, device: torch.device, arguments: argparse.Namespace) -> table.ModelResults:
+    torch.manual_seed(0)
+    model, side = model_and_side(name)
+    model = model.to(device)
+    # A run of its own for each model: `wandb.watch` keeps what it has watched until the run ends.
+    with offline_run() as wandb_run:
+        floor, methods = compare(case_of(model, wandb_run), arguments.rounds)
+        slow_downs = {} if arguments.no_step else step_slow_downs(model, side, arguments.batch_size, wandb_run)
+    weights = sum(weight.numel() for weight in tracked_weights(model))
+    return table.ModelResults(name, weights, floor, methods, None if arguments.no_step else side, slow_downs)
+
+
+def _checked(arguments: argparse.Namespace) -> torch.device:
+    """The device; refuses what cannot be run before anything is."""
+    for option in ("rounds", "batch_size"):
+        value = getattr(arguments, option)
+        if value < 1:
+            raise UserError(f"--{option.replace('_', '-')} {value}: it takes a whole number from 1.")
+    for name in arguments.model:
+        check_model(name)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu.")
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=arguments.output):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output {arguments.output}: nothing can be written there ({error.strerror}); name another folder."
+        ) from None
+    return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,127 @@
+"""Results as a table: in the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from rwc_wandb.bench.methods import Result
+from rwc_wandb.bench.timing import Floor, Spread
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """All that was measured with one model.
+
+    Attributes:
+        weights: elements of the tracked weights.
+        image_side, slow_downs: of the training steps; None and empty where none were run.
+    """
+
+    model: str
+    weights: int
+    floor: Result
+    methods: list[Result]
+    image_side: int | None
+    slow_downs: Mapping[str, Spread]
+
+    @property
+    def title(self) -> str:
+        images = f", steps on {self.image_side} x {self.image_side} images" if self.image_side else ""
+        return f"{self.model}, {self.weights / 1e6:.1f} M weights{images}"
+
+
+HEADERS = ("", "ms", "x floor", "extra memory, MB", "host reads", "step slower by")
+NOTE = (
+    "Medians, with the quartiles in brackets, of one measurement of all layers; all methods take turns in one run. "
+    f"The floor is {Floor.PASSES_PER_COPY} times a copy of as many bytes as the tracked weights have (read weights and "
+    "snapshot, write the snapshot: 12 bytes per fp32 weight); `x floor` is the median of the ratios to the floor "
+    "measured just before. Extra memory is the peak beyond model and optimizer, the snapshot included, in 10^6 bytes. "
+    "Host reads: how often a measurement waits for the device (on a CPU: would wait, were it a GPU). "
+    "wandb.watch logs histograms and Composer L2 norms; both look at biases too, and neither yields RWC."
+)
+
+
+def cells(results: ModelResults, written: Callable[[Spread], str]) -> list[tuple[str, ...]]:
+    """The rows under `HEADERS`; `written` says how a median and its quartiles look."""
+    rows: list[tuple[str, ...]] = []
+    for result in [results.floor, *results.methods]:
+        is_floor = result is results.floor
+        slow_down = results.slow_downs.get(result.method)
+        rows.append(
+            (
+                result.method,
+                written(result.timing.milliseconds),
+                "1" if is_floor else written(result.timing.ratio),
+                "" if is_floor else f"{result.extra_memory / 1e6:.1f}",
+                "" if is_floor else str(result.host_reads),
+                f"{written(slow_down)} %" if slow_down else "",
+            )
+        )
+    return rows
+
+
+def terminal_table(results: ModelResults) -> Table:
+    """The medians alone: with quartiles it would not fit a terminal."""
+    table = Table(title=results.title, title_justify="left")
+    for place, header in enumerate(HEADERS):
+        table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
+    for row in cells(results, lambda values: _short(values.median)):
+        table.add_row(*row)
+    return table
+
+
+def markdown(all_results: Sequence[ModelResults], conditions: Mapping[str, str]) -> str:
+    lines = ["# What a measurement costs", ""]
+    lines += [f"* {name}: {value}" for name, value in conditions.items()]
+    lines += ["", NOTE, ""]
+    for results in all_results:
+        lines += [f"## {results.title}", "", _markdown_row(HEADERS), "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
+        lines += [*map(_markdown_row, cells(results, _bracketed)), ""]
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mapping[str, str]) -> None:
+    """One line per model and method, every number in full, the conditions on every line."""
+    rows = [
+        {
+            "model": results.model,
+            "weights": results.weights,
+            "method": result.method,
+            **_quartiles("milliseconds", result.timing.milliseconds),
+            **_quartiles("ratio_to_floor", result.timing.ratio),
+            "extra_memory_bytes": result.extra_memory,
+            "host_reads": result.host_reads,
+            **_quartiles("step_slower_percent", results.slow_downs.get(result.method)),
+            "image_side": results.image_side,
+            **conditions,
+        }
+        for results in all_results
+        for result in [results.floor, *results.methods]
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _bracketed(values: Spread) -> str:
+    return f"{_short(values.median)} ({_short(values.low)} to {_short(values.high)})"
+
+
+def _short(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _quartiles(name: str, values: Spread | None) -> dict[str, float | None]:
+    median, low, high, samples = (values.median, values.low, values.high, values.samples) if values else [None] * 4
+    return {f"{name}_median": median, f"{name}_q1": low, f"{name}_q3": high, f"{name}_samples": samples}
+
+
+def _markdown_row(row: Sequence[str]) -> str:
+    return "| " + " | ".join(row) + " |"
