@@ -1,0 +1,48 @@
+"""Lightning: `Trainer(callbacks=[RWCCallback()])`, with `lightning` or with `pytorch_lightning`.
+
+A Trainer of either takes the callbacks of the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rwc_wandb.dropin import watch
+from rwc_wandb.measure.monitor import Monitor
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError:
+    from pytorch_lightning import Callback  # type: ignore[assignment, unused-ignore]
+
+
+class RWCCallback(Callback):
+    """Calls `rwc_wandb.watch(module, optimizers, **options)` when training begins, and closes the monitor when it ends.
+
+    Rows join those of the Trainer's `WandbLogger`, or of the active run where there is none.
+
+    Args:
+        options: `watch`'s keyword arguments.
+
+    Attributes:
+        monitor: the monitor of the last training, None before.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.monitor: Monitor | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        options = dict(self.options)
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger" and trainer.is_global_zero:
+                options.setdefault("run", logger.experiment)
+        self.monitor = watch(pl_module, trainer.optimizers, **options)
+        self.monitor.step = trainer.global_step
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)

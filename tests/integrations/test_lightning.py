@@ -1,0 +1,129 @@
+"""The callback in real Trainers of Lightning, under both of its names: values against the oracle."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from series import Weights
+from standin import StandIn
+from torch import nn
+
+pytest.importorskip("lightning")
+
+from rwc_wandb.integrations.lightning import RWCCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def module(pl: ModuleType, weights: Weights, optimizers: int = 1) -> Any:
+    class Regression(pl.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            self.automatic_optimization = optimizers == 1
+
+        def training_step(self, batch: Any) -> Any:
+            loss = self.net(batch[0]).square().mean()
+            self.log("loss", loss)
+            if not self.automatic_optimization:
+                self.manual_backward(loss)
+                for optimizer in self.optimizers():
+                    optimizer.step()
+                    optimizer.zero_grad()
+                weights.save(self)
+            return loss
+
+        def on_train_start(self) -> None:
+            weights.save(self)
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.automatic_optimization and self.trainer.global_step == len(weights.states):
+                weights.save(self)
+
+        def configure_optimizers(self) -> Any:
+            parts = [self.net] if optimizers == 1 else [self.net[0], self.net[2]]
+            return [torch.optim.Adam(part.parameters(), lr=0.01) for part in parts]
+
+    torch.manual_seed(0)
+    return Regression()
+
+
+def fit(pl: ModuleType, made: Any, callback: RWCCallback, folder: Path, **settings: Any) -> Any:
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(24, 4)), batch_size=2)
+    settings = {"logger": False, "enable_checkpointing": False} | settings
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        **settings,
+    )
+    trainer.fit(made, data)
+    return trainer
+
+
+@pytest.mark.parametrize(("package", "accumulation"), [("lightning.pytorch", 1), ("pytorch_lightning", 3)])
+def test_one_measurement_per_optimizer_step(tmp_path: Path, package: str, accumulation: int) -> None:
+    pl = importlib.import_module(package)
+    weights, callback = Weights(), RWCCallback(run=False)
+    fit(pl, module(pl, weights), callback, tmp_path, accumulate_grad_batches=accumulation)
+    assert callback.monitor is not None
+    assert callback.monitor.closed
+    assert callback.monitor.history.steps.tolist() == list(range(1, 12 // accumulation + 1))
+    assert callback.monitor.history.layers == ["net.0", "net.2"]
+    weights.check(callback.monitor.history)
+
+
+def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    weights, callback = Weights(), RWCCallback(run=False)
+    fit(pl, module(pl, weights, optimizers=2), callback, tmp_path)
+    assert callback.monitor is not None
+    weights.check(callback.monitor.history)
+
+
+def test_rows_join_those_of_the_wandb_logger(tmp_path: Path, standin: StandIn) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    loggers = importlib.import_module("lightning.pytorch.loggers")
+    callback = RWCCallback(log_every=1, histogram_every=None)
+    logger = loggers.WandbLogger(project="p", save_dir=tmp_path)
+    fit(pl, module(pl, Weights()), callback, tmp_path, logger=logger)
+    run = logger.experiment
+    run.finish()
+    assert callback.monitor is not None
+    history = callback.monitor.history
+    rows = {row["rwc/step"]: row for row in standin.run(run.id).rows if "rwc/net/0" in row}
+    assert sorted(rows) == list(range(1, 13))
+    for step, row in rows.items():
+        assert row["rwc/net/0"] == pytest.approx(float(history.rwc[step - 1, 0]), rel=1e-6)
+    assert {"loss", "trainer/global_step"} <= rows[1].keys()
+
+
+def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    weights, callback = Weights(), RWCCallback(run=False)
+    made = module(pl, weights)
+    step = made.training_step
+
+    def crashing(batch: Any) -> Any:
+        if made.trainer.global_step == 3:
+            raise RuntimeError("out of luck")
+        return step(batch)
+
+    made.training_step = crashing
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(pl, made, callback, tmp_path)
+    assert callback.monitor is not None
+    assert callback.monitor.closed
+    weights.check(callback.monitor.history)

@@ -1,0 +1,86 @@
+"""The callback in a real Trainer: values against the oracle, from the weights that the model really had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from series import Weights
+from standin import StandIn
+
+transformers = pytest.importorskip("transformers")
+
+from rwc_wandb.integrations.transformers import RWCCallback  # noqa: E402
+
+
+def trainer(folder: Path, callback: RWCCallback, **settings: Any) -> tuple[Any, Weights]:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    model = transformers.GPT2LMHeadModel(config)
+    tokens = torch.randint(0, 11, (24, 8))
+    settings = {"max_steps": 5, "per_device_train_batch_size": 2, "report_to": "none", "save_strategy": "no"} | settings
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, logging_steps=1, learning_rate=0.01, **settings
+    )
+    weights = Weights()
+
+    class Saving(transformers.TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            weights.save(parts["model"])
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            weights.save(parts["model"])
+
+    made = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
+        callbacks=[callback, Saving()],
+    )
+    return made, weights
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_one_measurement_per_optimizer_step(tmp_path: Path, accumulation: int) -> None:
+    callback = RWCCallback(run=False)
+    made, weights = trainer(tmp_path, callback, gradient_accumulation_steps=accumulation)
+    made.train()
+    assert callback.monitor is not None
+    assert callback.monitor.closed
+    assert callback.monitor.history.steps.tolist() == [1, 2, 3, 4, 5]
+    # The output layer is tied to the embedding: tracked once.
+    assert callback.monitor.history.layers[0] == "transformer.wte"
+    assert "lm_head" not in callback.monitor.history.layers
+    weights.check(callback.monitor.history)
+
+
+def test_rows_join_those_of_the_trainer(tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_WATCH", "false")
+    callback = RWCCallback(log_every=1, histogram_every=None)
+    made, _ = trainer(tmp_path, callback, report_to="wandb", max_steps=3)
+    made.train()
+    run = wandb.run
+    assert run is not None
+    run.finish()
+    assert callback.monitor is not None
+    history = callback.monitor.history
+    rows = {row["rwc/step"]: row for row in standin.run(run.id).rows if "rwc/transformer/wte" in row}
+    assert sorted(rows) == [1, 2, 3]
+    for step, row in rows.items():
+        assert row["rwc/transformer/wte"] == pytest.approx(float(history.rwc[step - 1, 0]), rel=1e-6)
+    assert "train/loss" in rows[1]
+
+
+def test_a_resumed_training_goes_on_with_the_steps(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path, RWCCallback(run=False), max_steps=3, save_strategy="steps", save_steps=3)
+    made.train()
+    callback = RWCCallback(run=False)
+    made, weights = trainer(tmp_path, callback, max_steps=5)
+    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert callback.monitor is not None
+    assert callback.monitor.history.steps.tolist() == [4, 5]
+    weights.check(callback.monitor.history)
