@@ -4,60 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from outsider import model, run, step, weights
+from torch import nn
 
-from rwc_wandb import Monitor, MonitoringStopped, elementwise_relative_weight_change, relative_weight_change, watch
+from rwc_wandb import MonitoringStopped, elementwise_relative_weight_change, watch
 from rwc_wandb.measure.following import Layout
-
-
-class Recorder:
-    """Keeps the weights after every step, as an outsider would, and says what the series must be."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.parameters = parameters
-        self.weights = [self.copy()]
-
-    def copy(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
-
-    def note(self) -> None:
-        self.weights.append(self.copy())
-
-    def series(self, metric: Callable[[Tensor, Tensor], Tensor] = relative_weight_change, every: int = 1) -> np.ndarray:
-        kept = self.weights[::every]
-        return np.array([[metric(new, old).item() for new, old in zip(b, a, strict=True)] for a, b in pairwise(kept)])
-
-
-def model(dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Flatten(), nn.Linear(7 * 36, 5)).to(dtype)
-
-
-def weights(network: nn.Module) -> list[Tensor]:
-    return [parameter for parameter in network.parameters() if parameter.dim() > 1]
-
-
-def step(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
-    for parameter in network.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-
-
-def run(
-    network: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **options: object
-) -> tuple[Monitor, Recorder]:
-    monitor = watch(network, optimizer, run=False, **options)  # type: ignore[arg-type]
-    recorder = Recorder([layer.parameter for layer in monitor.layers])
-    for _ in range(steps):
-        step(optimizer, network)
-        recorder.note()
-    monitor.close()
-    return monitor, recorder
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -115,37 +70,6 @@ def test_zeros_infinities_and_nan() -> None:
     assert monitor.history.rwc[0, :2].tolist() == [0, np.inf]
     assert np.isnan(monitor.history.rwc[0, 2])
     assert np.isnan(monitor.history.rwc_elementwise[0, 2])
-
-
-def test_closure_accumulation_and_two_optimizers_count_real_steps() -> None:
-    network = model()
-    lbfgs = torch.optim.LBFGS(network.parameters(), max_iter=5)
-    data = torch.randn(4, 3, 8, 8)
-
-    def closure() -> Tensor:
-        lbfgs.zero_grad()
-        loss = network(data).square().sum()
-        loss.backward()
-        return loss
-
-    monitor = watch(network, lbfgs, run=False)
-    for _ in range(3):
-        lbfgs.step(closure)
-    monitor.close()
-    assert monitor.history.steps.tolist() == [1, 2, 3]
-
-    first, second = (torch.optim.SGD([parameter], lr=0.1) for parameter in weights(network))
-    monitor = watch(network, [first, second], run=False)
-    recorder = Recorder(weights(network))
-    for _ in range(3):
-        for parameter in network.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        first.step()
-        second.step()
-        recorder.note()
-    monitor.close()
-    assert monitor.history.steps.tolist() == [1, 2, 3]
-    np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
 
 
 def test_an_interval_ends_with_close() -> None:
