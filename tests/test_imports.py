@@ -38,7 +38,7 @@ def test_measure_knows_nobody() -> None:
     [
         ("rwc_wandb.log.rows", {"study", "cli", "integrations"}),
         ("rwc_wandb.view.render", {"study", "cli", "integrations", "log"}),
-        ("rwc_wandb.cli", {"study", "view", "log", "integrations"}),
+        ("rwc_wandb.cli", {"study", "view", "log", "integrations", "bench"}),
     ],
 )
 def test_rooms_do_not_know_those_above_them(module: str, unknown: set[str]) -> None:

@@ -47,7 +47,7 @@ class Case:
 
 METHODS: dict[str, Callable[[Case], Call]] = {
     OURS: lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=None).measure,
-    "rwc_wandb, histograms every time": lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=1).measure,
+    "rwc_wandb with histograms": lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=1).measure,
     "plain torch": lambda case: PlainTorch(case.model),
     "torch._foreach": lambda case: TorchForeach(case.model),
     "the authors' code": lambda case: AuthorsCode(case.model),

@@ -78,9 +78,7 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
     # Called by hand, the monitor can sit out the other steps; as a hook of the optimizer it does the same.
     monitor = rwc_wandb.watch(model, run=run)
     variants = [lambda: seconds(lambda: None), lambda: seconds(monitor.measure), watched_by_wandb]
-    for variant in variants:
-        variant()
-    needed = sum(variant() for variant in variants)
+    needed = sum(variant() for variant in variants)  # The first steps are for warming up, and tell how long they take.
     rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(SECONDS_PER_MODEL / needed)))
     slower: list[list[float]] = [[], []]
     for turn in range(rounds):

@@ -15,9 +15,9 @@ Call = Callable[[], object]
 Clock = Callable[[Call], float]
 """Runs a call once and tells its milliseconds."""
 
-SECONDS_PER_METHOD = 8.0
+SECONDS_PER_METHOD = 6.0
 """A method that would take longer than this in all rounds sits some of them out."""
-FEWEST_SAMPLES = 5
+FEWEST_SAMPLES = 3
 
 
 @dataclass(frozen=True)
