@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rwc_wandb
 from rwc_wandb.bench.baselines import (
@@ -48,6 +48,7 @@ class Case:
 METHODS: dict[str, Callable[[Case], Call]] = {
     OURS: lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=None).measure,
     "rwc_wandb with histograms": lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=1).measure,
+    "one copy, for comparison": lambda case: _copy_of(tracked_weights(case.model)),
     "plain torch": lambda case: PlainTorch(case.model),
     "torch._foreach": lambda case: TorchForeach(case.model),
     "the authors' code": lambda case: AuthorsCode(case.model),
@@ -125,6 +126,12 @@ def compare(case: Case, rounds: int) -> tuple[Result, list[Result]]:
             call.close()
     results = [Result(name, timings[name], memory[name], reads[name]) for name in METHODS]
     return Result(FLOOR, floor_timing, 0, 0), results
+
+
+def _copy_of(weights: list[Tensor]) -> Call:
+    source = torch.cat([weight.flatten() for weight in weights])
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
 def _load_all(case: Case) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rwc_wandb.bench.methods import Result
-from rwc_wandb.bench.timing import Floor, Spread
+from rwc_wandb.bench.timing import Spread
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class ModelResults:
 HEADERS = ("", "ms", "x floor", "extra MB", "host reads", "step slower by")
 NOTE = (
     "Medians, with the quartiles in brackets, of one measurement of all layers; all methods take turns in one run. "
-    f"The floor is {Floor.PASSES_PER_COPY} times a copy of as many bytes as the tracked weights have (read weights and "
-    "snapshot, write the snapshot: 12 bytes per fp32 weight); `x floor` is the median of the ratios to the floor "
-    "measured just before. Extra MB is the peak beyond model and optimizer, the snapshot included, in 10^6 bytes. "
+    "The floor is the time of three passes over as many bytes as the tracked weights have (read weights and snapshot, "
+    "write the snapshot: 12 bytes per fp32 weight): 1.5 times a copy or, on a CPU and where it is faster, that of "
+    "`s += w`. `x floor` is the median of the ratios to the floor measured just before. Extra MB is the peak beyond "
+    "model and optimizer, the snapshot included, in 10^6 bytes. "
     "Host reads: how often a measurement waits for the device (on a CPU: would wait, were it a GPU). "
     "wandb.watch logs histograms and Composer L2 norms; both look at biases too, and neither yields RWC."
 )

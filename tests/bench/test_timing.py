@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from rwc_wandb.bench.timing import Floor, Spread, interleaved, spread
@@ -19,16 +20,22 @@ def test_the_spread_is_the_median_and_the_quartiles() -> None:
     assert spread([5, 1, 2, 4, 3]) == Spread(median=3, low=2, high=4, samples=5)
 
 
-def test_the_floor_is_one_and_a_half_copies_of_the_weights() -> None:
+@pytest.mark.parametrize(
+    ("durations", "floor_time"), [((4.0, 6.0, 9.0), 6.0), ((6.0, 4.0, 9.0), 6.0), ((4.0, 4.0, 5.0), 5.0)]
+)
+def test_the_floor_is_three_passes_over_the_weights(durations: tuple[float, ...], floor_time: float) -> None:
     weights = [torch.zeros(300, 7), torch.zeros(11, dtype=torch.float64)]
-    durations = {0: 4.0, 1: 6.0}
-    floor = Floor(weights, lambda call: durations[floor.copies.index(call)])
+    floor = Floor(weights, lambda call: durations[[way for _, way in floor.ways].index(call)])
     assert floor.source.nbytes == floor.target.nbytes == 4 * 2100 + 8 * 11
-    assert floor.milliseconds() == 6.0
-    for copy in floor.copies:
+    assert floor.milliseconds() == floor_time
+
+
+def test_every_way_to_the_floor_passes_over_all_elements() -> None:
+    floor = Floor([torch.zeros(301)], called)
+    for _, way in floor.ways:
         floor.target.zero_()
-        copy()
-        assert torch.equal(floor.target, floor.source)
+        way()
+        assert torch.equal(floor.target, torch.ones(301))
 
 
 def test_a_ratio_is_that_to_the_floor_just_before() -> None:
