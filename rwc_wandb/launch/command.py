@@ -1,0 +1,113 @@
+"""`rwc-wandb run train.py ARGS...`: somebody's script, unchanged, with every optimizer watched."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import os
+import re
+import runpy
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.launch.finding import Finder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f"{parser.prog} [OPTIONS] train.py ARGS...\n       {parser.prog} [OPTIONS] -m MODULE ARGS..."
+    parser.add_argument("--every", type=_steps, default=1, help="optimizer steps between measurements (default: 1)")
+    parser.add_argument("--log-every", type=_steps, default=50, help="measurements per row in W&B (default: 50)")
+    parser.add_argument(
+        "--histogram-every",
+        type=_steps_or_none,
+        default=1000,
+        help='steps between histograms, or "none" (default: 1000)',
+    )
+    parser.add_argument(
+        "--layers", type=_layers, default="weights", help='"weights" (default), "all", or a regular expression'
+    )
+    parser.add_argument("-m", dest="is_module", action="store_true", help="run a module, as python -m does")
+    parser.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="script", help="a script, or with -m a module, and its own arguments"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the script as python would; its exceptions and exit codes are this command's own.
+
+    Raises:
+        UserError: there is no such script.
+        SystemExit, KeyboardInterrupt: the script's.
+    """
+    if not arguments.words:
+        raise UserError(
+            "run takes the path of a script, or -m and the name of a module; then the script's own arguments."
+        )
+    script = arguments.words[0]
+    if not arguments.is_module and not Path(script).is_file():
+        raise UserError(f"{script}: there is no such file; give the path of a script, or -m and the name of a module.")
+    sys.argv = list(arguments.words)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.getcwd() if arguments.is_module else str(Path(script).resolve().parent)
+    finder = Finder(
+        every=arguments.every,
+        log_every=arguments.log_every,
+        histogram_every=arguments.histogram_every,
+        layers=arguments.layers,
+    )
+    exit_code = 1
+    try:
+        if arguments.is_module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            _run_file(script)
+        exit_code = 0
+    except SystemExit as leaving:
+        exit_code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        raise
+    except Exception as error:
+        # As python ends a script: a W&B run of the script learns from the hook that it failed.
+        error.__traceback__ = _of_the_script(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        finder.close()
+        finder.finish_own_run(exit_code)
+    return exit_code
+
+
+def _run_file(script: str) -> None:
+    """As `python script` does; `runpy.run_path` would change `sys.argv[0]`, and forget `__main__` at the end."""
+    path = os.path.abspath(script)
+    loader = SourceFileLoader("__main__", path)
+    main = ModuleType("__main__")
+    vars(main).update(__file__=path, __loader__=loader, __builtins__=builtins, __annotations__={}, __cached__=None)
+    sys.modules["__main__"] = main
+    exec(compile(loader.get_data(path), path, "exec", dont_inherit=True), vars(main))
+
+
+def _of_the_script(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of the machinery that it begins with."""
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _steps(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+    return int(word)
+
+
+def _steps_or_none(word: str) -> int | None:
+    return None if word == "none" else _steps(word)
+
+
+def _layers(word: str) -> str:
+    try:
+        re.compile(word)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is no regular expression ({error})") from None
+    return word

@@ -1,0 +1,221 @@
+"""Finds the optimizers of a process at their first step, and the models whose weights they hold."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, ref
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from rwc_wandb import Monitor, watch
+
+if TYPE_CHECKING:
+    from rwc_wandb.log.opening import LateRun
+
+
+def say(line: str) -> None:
+    """One line on stderr, from the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"rwc-wandb: {line}", file=sys.stderr, flush=True)
+
+
+class Finder:
+    """From its creation on, every optimizer of this process is watched from its first step, until `close`.
+
+    A failure of ours is said on stderr and leaves the training alone.
+
+    Args:
+        options: what `watch` is given besides model, optimizer, run and prefix.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._process = os.getpid()
+        self._known: WeakSet[Optimizer] = WeakSet()
+        self._unfinished: list[Callable[[], object]] = []
+        self._late: LateRun | None = None
+        self._prefixes: list[tuple[str, object]] = []
+        self.monitors: list[tuple[ref[Optimizer], Monitor]] = []
+        self._hook = register_optimizer_step_pre_hook(self._before_step)
+
+    def close(self) -> None:
+        """Flush and log what was measured; nothing is watched from here on."""
+        self._hook.remove()
+        if not self._known:
+            say("no optimizer of torch stepped in this process: nothing was measured.")
+        self._guarded("the first step", self._finish_first_steps)
+        for _, monitor in self.monitors:
+            self._guarded("the end", monitor.close)
+
+    def finish_own_run(self, exit_code: int) -> None:
+        """End the W&B run, if it was not the script's. Its exit code is the script's."""
+        if self._late is not None and self._late.is_ours:
+            self._guarded("the end of the W&B run", partial(self._late.settle().finish, exit_code=exit_code))
+
+    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+        if os.getpid() != self._process:
+            return
+        if self._unfinished:
+            self._guarded("the first step", self._finish_first_steps)
+        if self._late is not None and self._late.run is None and _active_run() is not None:
+            self._guarded("the run", self._late.settle)
+        if optimizer not in self._known:
+            self._known.add(optimizer)
+            self._guarded(type(optimizer).__name__, partial(self._watch, optimizer))
+
+    def _guarded(self, what: str, action: Callable[[], object]) -> None:
+        """Nothing that fails here may stop the script."""
+        try:
+            action()
+        except Exception as error:
+            say(f"{what} is not measured: {type(error).__name__}: {error}")
+
+    def _watch(self, optimizer: Optimizer) -> None:
+        gc.collect()
+        self._close_forgotten()
+        objects = gc.get_objects()
+        ours = {id(monitor) for _, monitor in self.monitors}
+        if any(type(one) is Monitor and not one.closed and id(one) not in ours for one in objects):
+            return  # the script watches its models itself
+        optimizers = [one for one in objects if issubclass(type(one), Optimizer)]
+        modules = [one for one in objects if issubclass(type(one), nn.Module)]
+        del objects
+        self._known.update(one for one in vars(optimizer).values() if issubclass(type(one), Optimizer))
+        wrapper = _unhooked_wrapper(optimizer, optimizers)
+        whole = wrapper or optimizer
+        hooks = vars(whole)["_optimizer_step_post_hooks"]
+        earlier = set(hooks)
+        owned = _parameters(optimizer)
+        owners = _owners(owned, modules)
+        if not owners:
+            say(f"{type(optimizer).__name__} is not measured: its parameters belong to no torch.nn.Module.")
+        for model in owners:
+            others = {id(parameter) for parameter in model.parameters()} - owned
+            is_shared = any(not others.isdisjoint(_parameters(other)) for other in optimizers)
+            self._watch_model(model, whole, owned if is_shared else None)
+        if wrapper is not None:
+            self._known.add(wrapper)
+            wrapper._patch_step_function()
+            self._unfinished += [partial(hook, wrapper, (), {}) for key, hook in hooks.items() if key not in earlier]
+
+    def _watch_model(self, model: nn.Module, optimizer: Optimizer, only: set[int] | None) -> None:
+        run = self._run()
+        prefix = self._free_prefix(model, run)
+        options = dict(self._options)
+        if only is not None:
+            options["layers"] = _among(only, options["layers"])
+        monitor = watch(model, optimizer, run=run, prefix=prefix, **options)
+        self._prefixes.append((prefix, run))
+        self.monitors.append((ref(optimizer), monitor))
+        say(
+            f"{len(monitor.layers)} layers of {_name(model)} are measured as {type(optimizer).__name__} steps: {prefix}"
+        )
+
+    def _run(self) -> Any:
+        """The script's run, or one that will be decided when the first row is due."""
+        active = _active_run()
+        if active is not None:
+            return active
+        if self._late is None or (self._late.run is not None and not self._late.is_ours):
+            # Not above: wandb comes with it, and a script may have no use for it in this process.
+            from rwc_wandb.log.opening import LateRun
+
+            self._late = LateRun(say)
+        return self._late
+
+    def _free_prefix(self, model: nn.Module, run: Any) -> str:
+        """`rwc`; for a run's further models `rwc_CLASS`, with a number where that is taken."""
+        taken = {prefix for prefix, other in self._prefixes if _settled(other) is _settled(run)}
+        further = f"rwc_{_name(model)}"
+        numbered = (f"{further}_{number}" for number in count(2))
+        return next(prefix for prefix in chain(["rwc", further], numbered) if prefix not in taken)
+
+    def _finish_first_steps(self) -> None:
+        """Call what measures after a step that began unhooked: until a second one begins, the weights stay the same."""
+        unfinished, self._unfinished = self._unfinished, []
+        for hook in unfinished:
+            hook()
+
+    def _close_forgotten(self) -> None:
+        """A script that trains one model after the other does not have to keep them all in memory for us."""
+        for optimizer, monitor in self.monitors:
+            if optimizer() is None:
+                monitor.close()
+        self.monitors = [(optimizer, monitor) for optimizer, monitor in self.monitors if not monitor.closed]
+
+
+def _active_run() -> Any:
+    """`wandb.run`, without an import of wandb."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+def _settled(run: Any) -> Any:
+    """What a `LateRun` was decided to be; runs themselves as they are."""
+    return run.run if "is_ours" in vars(run) and run.run is not None else run
+
+
+def _parameters(optimizer: Optimizer) -> set[int]:
+    # Not the attribute: wrappers compute theirs, from parts that may not be there yet.
+    groups = vars(optimizer).get("param_groups", [])
+    return {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def _unhooked_wrapper(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> Optimizer | None:
+    """The optimizer whose step is under way with `optimizer` as a part of it, and was not seen to begin.
+
+    timm's Lookahead is one: torch hooks it in its first `zero_grad`, which may come after its first `step`. One whose
+    step is hooked, and was not seen, is not what the script steps; and Accelerate's wrapper has no hooks at all.
+    """
+    for one in optimizers:
+        holds = any(value is optimizer for value in vars(one).values())
+        if holds and "_optimizer_step_post_hooks" in vars(one) and not hasattr(type(one).step, "hooked"):
+            return one
+    return None
+
+
+def _owners(owned: set[int], modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The outermost modules that hold the parameters with these ids; of two that hold the same, the smaller."""
+    modules = [module for module in modules if "_modules" in vars(module)]
+    inner = {id(child) for module in modules for child in module.children()}
+    held = {}
+    for module in modules:
+        if id(module) not in inner:
+            held[module] = {id(parameter) for parameter in module.parameters()} & owned
+    owners: list[nn.Module] = []
+    missing = set(owned)
+    while held:
+        best = max(held, key=lambda module: (len(held[module] & missing), -sum(1 for _ in module.modules())))
+        if not held[best] & missing:
+            break
+        owners.append(best)
+        missing -= held.pop(best)
+    return owners
+
+
+def _among(only: set[int], choice: str) -> Callable[[str, Tensor], bool]:
+    """`watch`'s choice of layers, of these parameters: another optimizer has the model's others."""
+
+    def is_chosen(name: str, parameter: Tensor) -> bool:
+        if id(parameter) not in only:
+            return False
+        if choice in ("weights", "all"):
+            return choice == "all" or parameter.dim() > 1
+        return bool(re.search(choice, name))
+
+    return is_chosen
+
+
+def _name(model: nn.Module) -> str:
+    """The model's class, seen through DDP's, FSDP's and torch.compile's wrappers."""
+    for attribute in ("module", "_orig_mod", "_fsdp_wrapped_module") * 2:
+        inner = model._modules.get(attribute)
+        model = inner if inner is not None and not list(model.parameters(recurse=False)) else model
+    return type(model).__name__

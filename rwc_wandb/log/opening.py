@@ -1,0 +1,113 @@
+"""Opening a W&B run: never a prompt, never a crash; and a run that is decided later."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import wandb
+
+from rwc_wandb.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+SECONDS_TO_WAIT = 30
+
+
+def open_run(**options: Any) -> tuple[Run, str]:
+    """`wandb.init(**options)`, online where it can be, else offline; and a line that tells where the run is.
+
+    Settings of the environment (`WANDB_MODE`, a sweep's) win over ours.
+
+    Raises:
+        UserError: W&B refuses the settings even offline.
+    """
+    try:
+        with _without_terminal():
+            run = _init(options, mode=None)
+        if run.settings.mode == "disabled" or run.disabled:
+            return run, "W&B is disabled (WANDB_MODE=disabled): nothing is logged there."
+        if not run.offline:
+            return run, f"W&B run: {run.url}"
+        reason = "WANDB_MODE is offline"
+    except wandb.Error as error:
+        unreached = f"{type(error).__name__}, no server reached"
+        reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
+        try:
+            run = _init(options, mode="offline")
+        except wandb.Error as refused:
+            raise UserError(f"W&B refused the run: {refused}") from refused
+    return run, f"W&B is offline ({reason}); later: wandb login, then wandb sync {Path(run.dir).parent}"
+
+
+def _init(options: dict[str, Any], mode: Any) -> Run:
+    # What W&B says about being offline is in the one line of `open_run`.
+    is_offline = "offline" in (mode, os.environ.get("WANDB_MODE"))
+    settings = wandb.Settings(quiet=True, silent=is_offline, init_timeout=SECONDS_TO_WAIT)
+    return wandb.init(mode=mode, settings=settings, **options)
+
+
+@contextmanager
+def _without_terminal() -> Iterator[None]:
+    """W&B asks for a key only where somebody sits at a terminal: let nobody sit there."""
+    stdin = sys.stdin
+    with open(os.devnull) as sys.stdin:
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
+
+
+class LateRun:
+    """Stands for a W&B run that is not there yet, as `watch(run=...)`.
+
+    It is decided when something is to be logged, at the latest: the active run, else one of our own, which does not
+    become `wandb.run`, so that a later `wandb.init` of the user's is not disturbed. Until then only axes are noted.
+
+    Args:
+        say: gets the line that tells where a run of our own is.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._axes: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._teardown_hooks: list[Any] = []
+        self.run: Run | None = None
+        self.is_ours = False
+        self.settings = SimpleNamespace(mode=None)
+
+    def settle(self) -> Run:
+        """Take the active run, or open one."""
+        if self.run is None:
+            if wandb.run is not None:
+                self.run = wandb.run
+            else:
+                self.run, line = open_run(reinit="create_new")
+                self.is_ours = True
+                self._say(line)
+            for words, options in self._axes:
+                self.run.define_metric(*words, **options)
+            getattr(self.run, "_teardown_hooks", []).extend(self._teardown_hooks)
+            for hook in self._teardown_hooks:
+                # Before the interpreter ends W&B's client does, which came to life after this was registered.
+                atexit.unregister(hook.call)
+                atexit.register(hook.call)
+        return self.run
+
+    def define_metric(self, *words: Any, **options: Any) -> None:
+        if self.run is None:
+            self._axes.append((words, options))
+        else:
+            self.run.define_metric(*words, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.settle(), name)
