@@ -20,7 +20,7 @@ from rwc_wandb.measure.history import History
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.loading import LoadingHook
-from rwc_wandb.measure.ranks import CLOSE_TIMEOUT, START_TIMEOUT, Ranks
+from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.state import pack, unpack
 from rwc_wandb.measure.window import Histograms, HostCopy
@@ -167,7 +167,7 @@ class Monitor:
             return
         history, snapshots, counters = unpack(state, self.layers, self.history)
         if self._ranks is not None:
-            self._ranks.meet("load_state_dict", f"at step {counters['step']}", START_TIMEOUT)
+            self._ranks.meet("load_state_dict", f"at step {counters['step']}", self._ranks.start_timeout)
         if self._layout.changed():
             self._layout.follow()
         for index, snapshot in snapshots.items():
@@ -292,7 +292,7 @@ class Monitor:
         if not self.closed:
             self._flush("state_dict", ends_row=False)
         if self._ranks is not None:
-            self._ranks.meet("state_dict", f"at step {self.step}", CLOSE_TIMEOUT)
+            self._ranks.meet("state_dict", f"at step {self.step}", self._ranks.close_timeout)
         values = (self.step, self._calls, self._in_row, self._rows_until, self._alerted)
         counters: dict[str, Any] = dict(zip(_COUNTERS, values, strict=True))
         counters["skips"] = torch.tensor([float(skip) for skip in self._skips])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -11,11 +10,6 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from rwc_wandb.errors import UserError
-
-START_TIMEOUT = 60.0
-"""Seconds that `watch` and `load_state_dict` wait for the other ranks."""
-CLOSE_TIMEOUT = 20.0
-"""Seconds that `flush`, `close` and `state_dict` wait: a rank that has failed shall not hold up the others' end."""
 
 _groups = count()
 
@@ -27,8 +21,13 @@ class Ranks:
         plan: what all must agree on: layers and cadence.
 
     Raises:
-        UserError: not every rank came here within `START_TIMEOUT` seconds, or their plans differ.
+        UserError: not every rank came here within `start_timeout` seconds, or their plans differ.
     """
+
+    start_timeout = 60.0
+    """Seconds that `watch` and `load_state_dict` wait for the other ranks."""
+    close_timeout = 20.0
+    """Seconds that `flush`, `close` and `state_dict` wait: a rank that has failed shall not hold up the others' end."""
 
     def __init__(self, plan: str) -> None:
         self.rank = distributed.get_rank()
@@ -37,7 +36,7 @@ class Ranks:
         self._store = distributed.distributed_c10d._get_default_store()
         self._prefix = f"rwc_wandb/{next(_groups)}"
         self._meetings = count()
-        self.meet("watch", plan, START_TIMEOUT)
+        self.meet("watch", plan, self.start_timeout)
         # On the host: NCCL must not see collectives in an order that depends on when a copy arrived.
         self._group: Any = distributed.new_group(backend="gloo")
 
@@ -68,14 +67,17 @@ class Ranks:
 
     def _wait_for(self, place: str, name: str, deadline: float, timeout: float) -> None:
         keys = [f"{place}/{rank}" for rank in range(self.size)]
-        try:
-            self._store.wait(keys, timedelta(seconds=max(deadline - time.monotonic(), 0.01)))
-        except RuntimeError:
-            missing = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
-            raise UserError(
-                f"{name} was not called on rank {', '.join(missing)} within {timeout:g} s: where weights are sharded "
-                f"or measuring is shared, call it on all {self.size} ranks."
-            ) from None
+        pause = 0.001
+        # Not `wait`: it would keep others of this process, NCCL's watchdog for one, from the store meanwhile.
+        while not self._store.check(keys):
+            if time.monotonic() > deadline:
+                missing = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
+                raise UserError(
+                    f"{name} was not called on rank {', '.join(missing)} within {timeout:g} s: where weights are "
+                    f"sharded or measuring is shared, call it on all {self.size} ranks."
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
 
 
 def finished(work: Any, timeout: float | None) -> bool:

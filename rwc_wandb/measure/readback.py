@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import Statistic
-from rwc_wandb.measure.ranks import CLOSE_TIMEOUT, Ranks, finished
+from rwc_wandb.measure.ranks import Ranks, finished
 from rwc_wandb.measure.window import DeviceWindow, HostCopy
 
 MOST_UNDERWAY = 16
@@ -146,7 +146,8 @@ class ReadBack:
             batch = self._underway[0]
             if batch.parts and batch.packed is None:
                 return
-            if batch.work is not None and not finished(batch.work, CLOSE_TIMEOUT if wait else None):
+            timeout = self._ranks.close_timeout if self._ranks and wait else None
+            if batch.work is not None and not finished(batch.work, timeout):
                 return
             self._underway.popleft()
             self._deliver(self._unpacked(batch))
@@ -156,7 +157,7 @@ class ReadBack:
         self.leave(windows)
         count = sum(len(part.measurements) for part in self._parts)
         if count and self._ranks is not None:
-            self._ranks.meet(name, f"with {count} measurements", CLOSE_TIMEOUT)
+            self._ranks.meet(name, f"with {count} measurements", self._ranks.close_timeout)
         self.send(windows, ends_row)
         self.advance(wait=True)
 

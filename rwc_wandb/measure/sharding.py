@@ -53,7 +53,7 @@ class FlatShard:
 def pieces(
     model: nn.Module, tensors: Sequence[Tensor], rank: int = 0, size: int = 1, share: bool = False
 ) -> list[Piece]:
-    """The part of each of the model's `tensors` that `rank` of `size` measures.
+    """The part of each of the model's `tensors` that `rank` of `size` measures; of copies the first one counts.
 
     Args:
         share: whether tensors that every rank holds are divided among the ranks, in equal slices over all of them;
@@ -137,8 +137,7 @@ def flat_shards(model: nn.Module) -> dict[int, FlatShard]:
     found = {}
     for module, flat_parameter in _flat_parameters(model):
         handle = module._handle
-        between = getattr(module, "_inter_node_pg", None)
-        is_counted = between is None or between.rank() == 0
+        is_counted = 0 in torch.distributed.get_process_group_ranks(module.process_group)
         infos = zip(flat_parameter._params, flat_parameter._shapes, flat_parameter._shard_param_infos, strict=True)
         for parameter, shape, info in infos:
             if not handle.uses_sharded_strategy:
@@ -173,7 +172,11 @@ def _dtensor_piece(tensor: DTensor) -> Piece:
     mesh, placements = tensor.device_mesh, tensor.placements
     weight = tensor.to_local().detach()
     coordinate = mesh.get_coordinate()
-    if coordinate is None or any(place and p.is_replicate() for place, p in zip(coordinate, placements, strict=True)):
+    is_copy = coordinate is None or any(
+        place and p.is_replicate() for place, p in zip(coordinate, placements, strict=True)
+    )
+    # A mesh of some ranks only (FSDP beside tensor parallel): the others have copies in meshes of their own.
+    if is_copy or 0 not in mesh.mesh:
         return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0))
 
     def part_of(whole: Tensor) -> Tensor:
