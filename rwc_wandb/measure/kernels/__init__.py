@@ -7,6 +7,7 @@ then called once per measurement. `reduction_for` picks the implementation.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
@@ -51,13 +52,34 @@ class Reduction(Protocol):
 def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> Reduction:
     """The fastest reduction for where the weights live and what they are made of (one device, one dtype)."""
     device, dtype = weights[0].device.type, weights[0].dtype
+    # Without numba (the extra `cpu`) or triton, or with one that does not load, plain torch does the same.
     if device == "cpu" and dtype in (torch.float32, torch.float64):
-        # Without numba (the extra `cpu`), or with one that does not load, plain torch does the same.
         with contextlib.suppress(ImportError):
             from rwc_wandb.measure.kernels.cpu import CPUReduction
 
             return CPUReduction(weights, snapshots)
+    if device == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with contextlib.suppress(ImportError):
+            from rwc_wandb.measure.kernels.gpu import GPUReduction
+
+            return _compiled_or_reference(GPUReduction, weights, snapshots)
     return ReferenceReduction(weights, snapshots)
+
+
+def _compiled_or_reference(
+    compiled: type[Reduction], weights: Sequence[Tensor], snapshots: Sequence[Tensor]
+) -> Reduction:
+    """Compilation may fail where triton can be imported: no C compiler for its launcher, a GPU that is too old."""
+    reference = ReferenceReduction(weights, snapshots)
+    try:
+        return compiled(weights, snapshots)
+    except Exception as error:
+        warnings.warn(
+            f"rwc_wandb measures with plain torch, which is slower: its GPU kernels cannot be compiled here "
+            f"({type(error).__name__}: {str(error).strip()[:300]}).",
+            stacklevel=2,
+        )
+        return reference
 
 
 def rates(statistics: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,8 @@ class ReferenceReduction:
 
     def _chunks(self, weight: Tensor, snapshot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for new, old in zip(weight.split(self.chunk), snapshot.split(self.chunk), strict=True):
+            if not new.numel():  # An empty tensor is split into one empty part.
+                return
             yield new.to(self.dtype), old.to(self.dtype)
 
 
