@@ -40,7 +40,8 @@ class Finder:
         self._options = options
         self._process = os.getpid()
         self._known: WeakSet[Optimizer] = WeakSet()
-        self._unfinished: list[Callable[[], object]] = []
+        self._lagging: dict[int, _Lagging] = {}
+        self._has_found = False
         self._late: LateRun | None = None
         self._prefixes: list[tuple[str, object]] = []
         self.monitors: list[tuple[ref[Optimizer], Monitor]] = []
@@ -49,9 +50,10 @@ class Finder:
     def close(self) -> None:
         """Flush and log what was measured; nothing is watched from here on."""
         self._hook.remove()
-        if not self._known:
+        if not self._has_found:
             say("no optimizer of torch stepped in this process: nothing was measured.")
-        self._guarded("the first step", self._finish_first_steps)
+        for lagging in self._lagging.values():
+            self._guarded("the last step", lagging.measure)
         for _, monitor in self.monitors:
             self._guarded("the end", monitor.close)
 
@@ -63,12 +65,13 @@ class Finder:
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
         if os.getpid() != self._process:
             return
-        if self._unfinished:
-            self._guarded("the first step", self._finish_first_steps)
+        if id(optimizer) in self._lagging:
+            self._guarded("a step", self._lagging[id(optimizer)].measure)
         if self._late is not None and self._late.run is None and _active_run() is not None:
             self._guarded("the run", self._late.settle)
         if optimizer not in self._known:
             self._known.add(optimizer)
+            self._has_found = True
             self._guarded(type(optimizer).__name__, partial(self._watch, optimizer))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
@@ -89,10 +92,7 @@ class Finder:
         modules = [one for one in objects if issubclass(type(one), nn.Module)]
         del objects
         self._known.update(one for one in vars(optimizer).values() if issubclass(type(one), Optimizer))
-        wrapper = _unhooked_wrapper(optimizer, optimizers)
-        whole = wrapper or optimizer
-        hooks = vars(whole)["_optimizer_step_post_hooks"]
-        earlier = set(hooks)
+        wrapper = _unseen_wrapper(optimizer, optimizers)
         owned = _parameters(optimizer)
         owners = _owners(owned, modules)
         if not owners:
@@ -100,24 +100,24 @@ class Finder:
         for model in owners:
             others = {id(parameter) for parameter in model.parameters()} - owned
             is_shared = any(not others.isdisjoint(_parameters(other)) for other in optimizers)
-            self._watch_model(model, whole, owned if is_shared else None)
-        if wrapper is not None:
-            self._known.add(wrapper)
-            wrapper._patch_step_function()
-            self._unfinished += [partial(hook, wrapper, (), {}) for key, hook in hooks.items() if key not in earlier]
+            self._watch_model(model, optimizer, wrapper, owned if is_shared else None)
 
-    def _watch_model(self, model: nn.Module, optimizer: Optimizer, only: set[int] | None) -> None:
+    def _watch_model(
+        self, model: nn.Module, optimizer: Optimizer, wrapper: Optimizer | None, only: set[int] | None
+    ) -> None:
         run = self._run()
         prefix = self._free_prefix(model, run)
         options = dict(self._options)
         if only is not None:
             options["layers"] = _among(only, options["layers"])
-        monitor = watch(model, optimizer, run=run, prefix=prefix, **options)
+        monitor = watch(model, None if wrapper else optimizer, run=run, prefix=prefix, **options)
         self._prefixes.append((prefix, run))
         self.monitors.append((ref(optimizer), monitor))
-        say(
-            f"{len(monitor.layers)} layers of {_name(model)} are measured as {type(optimizer).__name__} steps: {prefix}"
-        )
+        if wrapper:
+            self._known.add(wrapper)
+            self._lagging.setdefault(id(optimizer), _Lagging()).monitors.append(monitor)
+        name = type(wrapper or optimizer).__name__
+        say(f"{len(monitor.layers)} layers of {_name(model)} are measured as {name} steps: {prefix}")
 
     def _run(self) -> Any:
         """The script's run, or one that will be decided when the first row is due."""
@@ -138,18 +138,28 @@ class Finder:
         numbered = (f"{further}_{number}" for number in count(2))
         return next(prefix for prefix in chain(["rwc", further], numbered) if prefix not in taken)
 
-    def _finish_first_steps(self) -> None:
-        """Call what measures after a step that began unhooked: until a second one begins, the weights stay the same."""
-        unfinished, self._unfinished = self._unfinished, []
-        for hook in unfinished:
-            hook()
-
     def _close_forgotten(self) -> None:
         """A script that trains one model after the other does not have to keep them all in memory for us."""
         for optimizer, monitor in self.monitors:
             if optimizer() is None:
                 monitor.close()
         self.monitors = [(optimizer, monitor) for optimizer, monitor in self.monitors if not monitor.closed]
+        alive = {id(optimizer()) for optimizer, _ in self.monitors}
+        self._lagging = {key: lagging for key, lagging in self._lagging.items() if key in alive}
+
+
+class _Lagging:
+    """Measures a step when the next one begins: the end of a wrapper's step is seen by nobody."""
+
+    def __init__(self) -> None:
+        self.monitors: list[Monitor] = []
+        self._steps = 0
+
+    def measure(self) -> None:
+        self._steps += 1
+        for monitor in self.monitors:
+            if self._steps % monitor.every == 0:
+                monitor.measure(self._steps)
 
 
 def _active_run() -> Any:
@@ -168,15 +178,14 @@ def _parameters(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in groups for parameter in group["params"]}
 
 
-def _unhooked_wrapper(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> Optimizer | None:
-    """The optimizer whose step is under way with `optimizer` as a part of it, and was not seen to begin.
+def _unseen_wrapper(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> Optimizer | None:
+    """The optimizer that holds `optimizer` as a part of it, and whose own step was not seen to begin.
 
-    timm's Lookahead is one: torch hooks it in its first `zero_grad`, which may come after its first `step`. One whose
-    step is hooked, and was not seen, is not what the script steps; and Accelerate's wrapper has no hooks at all.
+    timm's Lookahead is one: torch hooks it in its first `zero_grad` only, and not at all where a scheduler of torch has
+    wrapped its `step` before. Accelerate's wrapper, which has no hooks, changes no weights.
     """
     for one in optimizers:
-        holds = any(value is optimizer for value in vars(one).values())
-        if holds and "_optimizer_step_post_hooks" in vars(one) and not hasattr(type(one).step, "hooked"):
+        if "_optimizer_step_post_hooks" in vars(one) and any(value is optimizer for value in vars(one).values()):
             return one
     return None
 

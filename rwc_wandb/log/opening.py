@@ -91,6 +91,10 @@ class LateRun:
             else:
                 self.run, line = open_run(reinit="create_new")
                 self.is_ours = True
+                # Else a later `wandb.init` of the user's would return ours.
+                forget = getattr(getattr(self.run, "_wl", None), "remove_active_run", None)
+                if forget is not None:
+                    forget(self.run)
                 self._say(line)
             for words, options in self._axes:
                 self.run.define_metric(*words, **options)

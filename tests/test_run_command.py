@@ -1,0 +1,271 @@
+"""`rwc-wandb run`: what it finds, where it logs, and that the script does not notice."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from standin import StandIn
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rwc_wandb import History, relative_weight_change, watch
+from rwc_wandb.launch.finding import Finder
+
+
+@pytest.fixture
+def finder() -> Iterator[Finder]:
+    found = Finder(every=1, log_every=2, histogram_every=None, layers="weights")
+    yield found
+    found.close()
+    found.finish_own_run(0)
+
+
+def net(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+class Discriminator(nn.Sequential):
+    pass
+
+
+def train(model: nn.Module, step: Callable[[], object], steps: int) -> list[list[Tensor]]:
+    """The matrices of the model before and after each step."""
+
+    def matrices() -> list[Tensor]:
+        return [parameter.detach().double() for parameter in model.parameters() if parameter.dim() > 1]
+
+    seen = [matrices()]
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        step()
+        seen.append(matrices())
+    return seen
+
+
+def oracle(seen: list[list[Tensor]]) -> list[list[float]]:
+    return [
+        [float(relative_weight_change(*pair)) for pair in zip(new, old, strict=True)]
+        for old, new in itertools.pairwise(seen)
+    ]
+
+
+def rows(standin: StandIn, prefix: str = "rwc") -> list[dict[str, float]]:
+    (run,) = standin.runs.values()
+    return [row for row in run.rows if f"{prefix}/step" in row]
+
+
+@pytest.mark.usefixtures("standin")
+def test_the_models_of_a_gan_have_a_prefix_each(finder: Finder, standin: StandIn) -> None:
+    generator, discriminator = net(0), Discriminator(*net(1))
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.01) for model in (generator, discriminator)]
+    seen_discriminator = []
+    for _ in range(2):
+        seen_discriminator.append(train(discriminator, optimizers[1].step, 1))
+        train(generator, optimizers[0].step, 1)
+    finder.close()
+    finder.finish_own_run(0)
+    (run,) = standin.runs.values()
+    assert {"rwc.safetensors", "rwc_Sequential.safetensors"} <= run.files.keys()
+    first, second = (monitor.history for _, monitor in finder.monitors)
+    assert first.rwc.shape == second.rwc.shape == (2, 2)
+    expected = [oracle(seen)[0] for seen in seen_discriminator]
+    np.testing.assert_allclose(first.rwc, expected, rtol=1e-6)
+    (row,) = rows(standin, "rwc_Sequential")
+    assert row["rwc_Sequential/2"] == pytest.approx(second.rwc[:, 1].mean(), rel=1e-6)
+
+
+@pytest.mark.usefixtures("standin")
+def test_two_optimizers_of_one_model_measure_their_own_layers(finder: Finder) -> None:
+    model = net(0)
+    matrix = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    others = torch.optim.AdamW(model[2].parameters(), lr=0.01)
+
+    def step() -> None:
+        matrix.step()
+        others.step()
+
+    expected = np.array(oracle(train(model, step, 3)))
+    for _, monitor in finder.monitors:
+        monitor.flush()
+    first, second = (monitor.history for _, monitor in finder.monitors)
+    assert (first.layers, second.layers) == (["0"], ["2"])
+    np.testing.assert_allclose(np.hstack([first.rwc, second.rwc]), expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize("how", ["never cleared", "cleared before", "with a scheduler"])
+def test_lookahead_is_measured_whole_and_once(finder: Finder, how: str) -> None:
+    optim = pytest.importorskip("timm.optim")
+    model = net(0)
+    optimizer = optim.create_optimizer_v2(model, opt="lookahead_sgd", lr=0.1)
+    if how == "with a scheduler":  # it keeps a `step` without hooks
+        torch.optim.lr_scheduler.ConstantLR(optimizer)
+    if how != "never cleared":  # from here on torch calls hooks at its steps
+        optimizer.zero_grad()
+    expected = oracle(train(model, lambda: optimizer.step(), 13))
+    finder.close()
+    ((_, monitor),) = finder.monitors
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("standin")
+def test_what_nobody_can_measure_is_said_and_trained(finder: Finder, capsys: pytest.CaptureFixture[str]) -> None:
+    image = torch.zeros(3, 3, requires_grad=True)
+    optimizer = torch.optim.SGD([image], lr=1.0)
+    image.grad = torch.ones(3, 3)
+    optimizer.step()
+    optimizer.step()
+    assert image.mean() == -2
+    assert capsys.readouterr().err.splitlines() == [
+        "rwc-wandb: SGD is not measured: its parameters belong to no torch.nn.Module."
+    ]
+    assert not finder.monitors
+
+
+@pytest.mark.usefixtures("standin")
+def test_a_failure_of_ours_leaves_the_training_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    finder = Finder(every=1, log_every=2, histogram_every=None, layers="nothing is called that")
+    model = net(0)
+    before = model[0].weight.detach().clone()
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1).step, 2)
+    finder.close()
+    assert not torch.equal(model[0].weight, before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "SGD is not measured: ValueError: No layer to track" in line
+
+
+def test_a_script_that_watches_its_model_is_left_alone(finder: Finder) -> None:
+    model = net(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, run=False) as monitor:
+        train(model, optimizer.step, 2)
+    assert len(monitor.history) == 2
+    assert not finder.monitors
+
+
+def test_a_run_that_the_script_opens_late_gets_every_measurement(finder: Finder, standin: StandIn) -> None:
+    import wandb
+
+    model = net(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, optimizer.step, 1)
+    with wandb.init(project="theirs"):
+        train(model, optimizer.step, 4)
+    (run,) = standin.runs.values()
+    assert run.project == "theirs"
+    assert [row["rwc/step"] for row in rows(standin)] == [2, 4, 5]
+
+
+def test_a_run_of_our_own_is_no_obstacle_to_theirs(finder: Finder, standin: StandIn) -> None:
+    import wandb
+
+    first = net(0)
+    train(first, torch.optim.SGD(first.parameters(), lr=0.1).step, 2)
+    assert wandb.run is None
+    theirs = wandb.init(project="theirs", config={"lr": 0.1})
+    theirs.log({"loss": 1})
+    theirs.finish()
+    finder.close()
+    finder.finish_own_run(3)
+    ours, their = sorted(standin.runs.values(), key=lambda run: run.project == "theirs")
+    assert (their.config, their.rows[0]["loss"]) == ({"lr": 0.1}, 1)
+    assert not their.files.get("rwc.safetensors")
+    assert ours.files["rwc.safetensors"]
+    assert (ours.exit_code, their.exit_code) == (3, 0)
+
+
+@pytest.mark.usefixtures("standin")
+def test_models_that_are_gone_are_not_kept(finder: Finder) -> None:
+    for seed in range(3):
+        model = net(seed)
+        optimizer: Optimizer | None = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(model, optimizer.step, 1)
+        del model, optimizer
+    assert [monitor.closed for _, monitor in finder.monitors] == [False]
+
+
+SCRIPT = """
+import json, sys, torch
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 2)
+with torch.no_grad():
+    model.weight.fill_(1.0)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+for _ in range(3):
+    model(torch.rand(4, 3)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(json.dumps([sys.argv, sys.path[0], __file__, __name__, __spec__ is None, model.weight.tolist()[0]]))
+class Odd(Exception): pass
+ending = sys.argv[-1]
+if ending == "raise":
+    raise Odd("as ever")
+sys.exit(int(ending) if ending.isdecimal() else ending)
+"""
+
+
+def started(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = kept | {"WANDB_DIR": str(folder), "HOME": str(folder)} | variables
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["package/train.py", "--every", "x", "--", "-m", "7"],
+        ["package/train.py", "raise"],
+        ["-m", "package.train", "--log-every", "5"],
+    ],
+)
+def test_the_script_does_not_notice(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "train.py").write_text(SCRIPT)
+    plain = started(tmp_path, *words)
+    ours = started(tmp_path, "-m", "rwc_wandb", "run", "--log-every", "1", *words, WANDB_MODE="offline")
+    stdout, stderr = plain.communicate(timeout=60)
+    our_stdout, our_stderr = ours.communicate(timeout=60)
+    assert ours.returncode == plain.returncode == {"7": 7, "5": 5}.get(words[-1], 1)
+    assert our_stdout == stdout  # with the trained weights in it
+    assert [line for line in our_stderr.splitlines() if not line.startswith("rwc-wandb: ")] == stderr.splitlines()
+    assert "W&B is offline (WANDB_MODE is offline); later: wandb login, then wandb sync " in our_stderr
+
+
+def test_without_a_key_the_run_is_offline_and_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = started(tmp_path, "-m", "rwc_wandb", "run", "script.py", "0")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    first, second = stderr.splitlines()
+    assert first == "rwc-wandb: 1 layers of Linear are measured as SGD steps: rwc"
+    assert second.startswith("rwc-wandb: W&B is offline (no API key); later: wandb login, then wandb sync ")
+    (saved,) = tmp_path.glob("wandb/offline-run-*/files/rwc.safetensors")
+    assert History.load(saved).steps.tolist() == [1, 2, 3]
+
+
+def test_wrong_options_get_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rwc_wandb.cli import main
+
+    wrong = [["--every", "0", "x.py"], ["--layers", "(", "x.py"], ["nowhere.py"], []]
+    named = ["'0' is no whole number from 1", "'(' is no regular expression", "nowhere.py", "path of a script"]
+    for words, name in zip(wrong, named, strict=True):
+        assert main(["run", *words]) == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert name in sentence
