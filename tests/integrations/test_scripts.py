@@ -93,7 +93,8 @@ def test_with_one_line(script: Script, standin: StandIn, tmp_path: Path, monkeyp
     Weights.of(saved).check(history)
 
 
-@pytest.mark.parametrize("script", ALL, ids=lambda script: script.name)
+# The other two: under launchers and in a sweep, below.
+@pytest.mark.parametrize("script", [ALL[1], ALL[3]], ids=lambda script: script.name)
 def test_without_a_line(script: Script, standin: StandIn, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     saved.mkdir()
@@ -105,3 +106,39 @@ def test_without_a_line(script: Script, standin: StandIn, tmp_path: Path) -> Non
     assert history.steps.tolist() == list(range(1, script.steps + 1))
     Weights.of(saved).check(history)
     assert [row["rwc/step"] for row in run.rows if "rwc/step" in row][-1] == script.steps
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_under_a_launcher(standin: StandIn, tmp_path: Path, launcher: str) -> None:
+    """Two processes by torchrun, as `accelerate launch` starts but one on a machine without a GPU."""
+    script = next(one for one in ALL if one.name == "cv_example")
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    launch = {
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"],
+    }[launcher]
+    words = ["run", "--histogram-every", "none", str(script.path), *script.arguments(saved)]
+    result = python("-m", *launch, "-m", "rwc_wandb", *words)
+    assert result.returncode == 0, result.stderr
+    steps = 6 if launcher == "accelerate" else 4
+    assert f"processes: {1 if launcher == 'accelerate' else 2}, optimizer steps: {steps}" in result.stdout
+    history = measured(the_run(standin))
+    assert history.steps.tolist() == list(range(1, steps + 1))
+    Weights.of(saved).check(history)
+
+
+def test_a_sweep_measures_a_project_that_nobody_touched(standin: StandIn, tmp_path: Path) -> None:
+    import wandb
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    command = ["${env}", sys.executable, "-m", "rwc_wandb", "run", str(SCRIPTS / "mnist.py"), "${args}"]
+    fixed = {"save-dir": {"value": str(saved)}, "epochs": {"value": 1}, "lr": {"values": [0.5]}}
+    sweep = wandb.sweep({"method": "grid", "command": command, "parameters": fixed}, project="p")
+    result = python("-m", "wandb", "agent", f"{standin.entity}/p/{sweep}", "--count", "1")
+    assert result.returncode == 0, result.stderr
+    run = the_run(standin)
+    assert run.sweep == sweep
+    assert run.config["lr"] == 0.5
+    Weights.of(saved).check(measured(run))
