@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -117,7 +118,11 @@ class Layout:
 
     def _note(self) -> None:
         edges = [edge for layer in self._layers for edge in layer.path]
-        self._edges = list({(id(mapping), key): (mapping, key, expected) for mapping, key, expected in edges}.values())
+        unique = {(id(mapping), key): (mapping, key, expected) for mapping, key, expected in edges}
+        # In three lists: this is looked through after every step.
+        self._mappings = [mapping for mapping, _, _ in unique.values()]
+        self._keys = [key for _, key, _ in unique.values()]
+        self._expected = [expected for _, _, expected in unique.values()]
         self._parameters = [layer.parameter for layer in self._layers]
         self._any_dtensor = any(is_dtensor(parameter) for parameter in self._parameters)
         self._addresses = self._addresses_now()
@@ -126,9 +131,10 @@ class Layout:
     def _addresses_now(self) -> list[int]:
         if self._any_dtensor:
             return [local(parameter).data_ptr() for parameter in self._parameters]
-        return [parameter.data_ptr() for parameter in self._parameters]
+        return list(map(torch.Tensor.data_ptr, self._parameters))
 
     def _differs(self) -> bool:
         if self._addresses_now() != self._addresses:
             return True
-        return any(mapping.get(key) is not expected for mapping, key, expected in self._edges)
+        found = map(dict.get, self._mappings, self._keys)
+        return not all(map(operator.is_, found, self._expected))

@@ -214,10 +214,14 @@ class Monitor:
                     self._hand_over_row()
                 self._release()
                 with contextlib.suppress(Exception):
+                    if self._ranks is not None:
+                        self._ranks.leave()
+                with contextlib.suppress(Exception):
                     if self._consumer is not None:
                         self._consumer.close(self.history)
+            reason = f"{type(error).__name__}: {error}".rstrip(".")
             warnings.warn(
-                f"rwc_wandb stopped monitoring at optimizer step {self.step}: {type(error).__name__}: {error}. "
+                f"rwc_wandb stopped monitoring at optimizer step {self.step}: {reason}. "
                 f"Training goes on; {len(self.history)} measurements up to here are in monitor.history.",
                 MonitoringStopped,
                 stacklevel=3,

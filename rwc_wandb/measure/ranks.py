@@ -65,12 +65,20 @@ class Ranks:
         """Start replacing a CPU tensor by its sum over all ranks; the work says when it is done."""
         return self._group.allreduce([tensor])
 
+    def leave(self) -> None:
+        """Tell the others not to wait for this rank."""
+        self._store.set(f"{self._prefix}/left", str(self.rank))
+
     def _wait_for(self, place: str, name: str, deadline: float, timeout: float) -> None:
         keys = [f"{place}/{rank}" for rank in range(self.size)]
         pause = 0.001
         # Not `wait`: it would keep others of this process, NCCL's watchdog for one, from the store meanwhile.
         while not self._store.check(keys):
+            if self._store.check([f"{self._prefix}/left"]):
+                left = self._store.get(f"{self._prefix}/left").decode()
+                raise UserError(f"{name} finds that rank {left} has stopped measuring: see what it said.")
             if time.monotonic() > deadline:
+                self.leave()
                 missing = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
                 raise UserError(
                     f"{name} was not called on rank {', '.join(missing)} within {timeout:g} s: where weights are "

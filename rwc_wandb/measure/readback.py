@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import Statistic
@@ -65,19 +67,20 @@ class _Part:
     def arrived(self) -> bool:
         return all(copy.arrived() for _, copy in self._copies) and (self._skips is None or self._skips.arrived())
 
-    def packed(self) -> Tensor:
+    def packed(self) -> NDArray[np.float64]:
         """float64 [n, 5 L + 1]: the statistics, and the number of skipped calls. Waits for what is not there yet."""
+        # In numpy: torch would wake threads for this, which training needs.
         count = len(self.measurements)
-        statistics = torch.zeros(count, self._layers, len(Statistic), dtype=torch.float64)
+        statistics = np.zeros((count, self._layers, len(Statistic)))
+        skipped = np.zeros((count, 1))
         for indices, copy in self._copies:
-            statistics[:, indices] = copy.wait()[0]
-        skipped = torch.zeros(count, 1, dtype=torch.float64)
+            statistics[:, indices] = copy.wait()[0].numpy()
         flags = iter(self._skips.wait()[0].tolist() if self._skips else [])
         for slot, measurement in enumerate(self.measurements):
             skipped[slot] = sum(next(flags) != 0 for _ in measurement.skips)
             if measurement.jumped:
-                statistics[slot, list(measurement.jumped), : Statistic.NONFINITE] = torch.nan
-        return torch.cat([statistics.flatten(1), skipped], 1)
+                statistics[slot, list(measurement.jumped), : Statistic.NONFINITE] = np.nan
+        return np.concatenate([statistics.reshape(count, -1), skipped], 1)
 
 
 @dataclass
@@ -139,7 +142,7 @@ class ReadBack:
             if batch.packed is None and batch.parts:
                 if not wait and not all(part.arrived() for part in batch.parts):
                     break
-                batch.packed = torch.cat([part.packed() for part in batch.parts])
+                batch.packed = torch.from_numpy(np.concatenate([part.packed() for part in batch.parts]))
                 if self._ranks is not None:
                     batch.work = self._ranks.sum(batch.packed)
         while self._underway:

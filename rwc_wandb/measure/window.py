@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +34,8 @@ class HostCopy:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
         if tensors[0].device.type != "cuda":
-            self._tensors = [tensor.to("cpu", copy=True) for tensor in tensors]
+            # By numpy where it is on the host already: torch would wake threads for it.
+            self._tensors = [torch.from_numpy(np.array(tensor.cpu())) for tensor in tensors]
             return
         self._tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
         for target, source in zip(self._tensors, tensors, strict=True):
