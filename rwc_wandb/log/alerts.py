@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rwc_wandb.measure.consumer import Window
 from rwc_wandb.measure.history import mean_of_known
-from rwc_wandb.measure.monitor import Window
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
+from rwc_wandb.measure.consumer import Window
 from rwc_wandb.measure.history import History, mean_of_known
-from rwc_wandb.measure.monitor import Window
 from rwc_wandb.measure.window import Histograms
 
 if TYPE_CHECKING:

@@ -44,13 +44,14 @@ class Layout:
             return self._differs()
         return True
 
-    def follow(self) -> set[int]:
+    def follow(self) -> tuple[set[int], list[str]]:
         """Track what now stands in the place of the layers.
 
         Returns:
-            The indices of those that have nothing to be compared with: replaced or resized. What was only moved keeps
-            its snapshot.
+            The indices of the layers that have nothing to be compared with, replaced or resized, and the names of these
+            and of those that have left. What was only moved keeps its snapshot.
         """
+        gone = set(self.gone)
         before = self.snapshots()
         present = find_layers(self._model, lambda name, parameter: True)
         by_identity = {id(layer.parameter): layer for layer in present}
@@ -77,7 +78,7 @@ class Layout:
                 snapshot.copy_(before[index])
             else:
                 jumped.add(index)
-        return jumped
+        return jumped, [self._layers[index].name for index in sorted(jumped | (self.gone - gone))]
 
     def snapshots(self) -> dict[int, Tensor]:
         """By layer, the snapshot of this rank's piece; nothing for a piece without elements."""

@@ -1,12 +1,27 @@
-"""A hook on modules that their copies do not carry on."""
+"""When a model loads weights: hooks that copies of its modules do not carry on."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
+
+from rwc_wandb.measure.layers import Layer
+
+
+def watch_loading(model: nn.Module, layers: Sequence[Layer], note: Callable[[set[int]], None]) -> list[Any]:
+    """Have `note` called with the indices of the layers whose weights were loaded; the handles of the hooks."""
+    owned: dict[int, set[int]] = {}
+    for index, layer in enumerate(layers):
+        owned.setdefault(id(layer.path[-1][0]), set()).add(index)
+    return [
+        module.register_load_state_dict_post_hook(LoadingHook(module, partial(note, owned[id(module._parameters)])))
+        for module in model.modules()
+        if id(module._parameters) in owned
+    ]
 
 
 class LoadingHook:

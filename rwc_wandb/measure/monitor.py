@@ -5,55 +5,29 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rwc_wandb.measure.consumer import Consumer, Window
 from rwc_wandb.measure.following import Layout
 from rwc_wandb.measure.history import History
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
-from rwc_wandb.measure.loading import LoadingHook
+from rwc_wandb.measure.loading import watch_loading
 from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.state import pack, unpack
-from rwc_wandb.measure.window import Histograms, HostCopy
+from rwc_wandb.measure.window import HistogramsUnderway
 
-HISTOGRAM_BINS = 64
 _COUNTERS = ("step", "calls", "in_row", "rows_until", "alerted")
 
 
 class MonitoringStopped(UserWarning):
     """Something failed while measuring or logging: training goes on without monitoring."""
-
-
-@dataclass
-class Window:
-    """The measurements since the last row.
-
-    Attributes:
-        steps: int64 [n], the optimizer steps.
-        rwc, rwc_elementwise: float32 [n, L].
-    """
-
-    steps: NDArray[np.int64]
-    rwc: NDArray[np.float32]
-    rwc_elementwise: NDArray[np.float32]
-
-
-class Consumer(Protocol):
-    """What takes a monitor's numbers: the W&B rows, for one."""
-
-    def row(self, window: Window) -> None: ...
-    def histograms(self, histograms: Histograms) -> None: ...
-    def nonfinite(self, layer: str, step: int, count: int) -> None: ...
-    def close(self, history: History) -> None: ...
 
 
 class Monitor:
@@ -97,7 +71,7 @@ class Monitor:
         self._ranks = ranks
         self._layout = Layout(model, self.layers, log_every, ranks, share)
         self._readback = ReadBack(len(self.layers), ranks, self._take_in)
-        self._reading_histograms: tuple[int, list[HostCopy]] | None = None
+        self._histograms: HistogramsUnderway | None = None
         self._calls = 0
         self._skips: list[Tensor] = []
         self._others_skips: list[Tensor | None] = []
@@ -109,7 +83,7 @@ class Monitor:
         # With several optimizers for one model a step is complete when the last of them has stepped.
         self._hooks = [optimizer.register_step_post_hook(self._after_other_step) for optimizer in optimizers[:-1]]
         self._hooks += [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
-        self._hooks += self._watch_loading(model)
+        self._hooks += watch_loading(model, self.layers, self._note_loading)
 
     def measure(self, step: int | None = None) -> None:
         """Measure now, against the weights at the last measurement. For `watch(model)` without an optimizer.
@@ -196,7 +170,7 @@ class Monitor:
             self._skips.append(skip)
         if self._calls >= self.every:
             self.guarded(self._measure)
-        elif not self._readback.is_idle or self._reading_histograms:
+        elif not self._readback.is_idle or self._histograms:
             self.guarded(self._receive)
 
     def _after_other_step(self, optimizer: Any, *_: object) -> None:
@@ -241,7 +215,7 @@ class Monitor:
             self._follow_layout()
         windows = self._layout.windows
         if self.histogram_every and self.step % self.histogram_every < self.every:
-            self._reading_histograms = (self.step, [window.histograms(HISTOGRAM_BINS) for window in windows])
+            self._histograms = HistogramsUnderway(self.step, windows, len(self.layers))
         for window in windows:
             window.measure(self._readback.slot)
         jumped = self._jumped | self._layout.gone
@@ -256,17 +230,10 @@ class Monitor:
     def _receive(self, wait: bool = False) -> None:
         """Take in what has arrived on the host."""
         self._readback.advance(wait)
-        if self._reading_histograms and (wait or all(copy.arrived() for copy in self._reading_histograms[1])):
-            (step, copies), self._reading_histograms = self._reading_histograms, None
+        if self._histograms and (wait or self._histograms.arrived()):
+            arrived, self._histograms = self._histograms, None
             if self._consumer is not None:
-                self._consumer.histograms(self._joined_histograms(step, copies))
-
-    def _joined_histograms(self, step: int, copies: list[HostCopy]) -> Histograms:
-        counts = torch.zeros(2, len(self.layers), HISTOGRAM_BINS, dtype=torch.int64)
-        ranges = torch.zeros(2, len(self.layers), 2)
-        for window, copy in zip(self._layout.windows, copies, strict=True):
-            counts[:, window.indices], ranges[:, window.indices] = copy.wait()
-        return Histograms(step, counts, ranges)
+                self._consumer.histograms(arrived.joined())
 
     def _take_in(self, arrived: Arrived) -> None:
         rwc, rwc_elementwise = rates(arrived.statistics)
@@ -304,31 +271,17 @@ class Monitor:
         snapshots = {} if self.closed else self._layout.whole_snapshots()
         return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}
 
-    def _watch_loading(self, model: nn.Module) -> list[Any]:
-        """After a `load_state_dict` the next measurement would compare across a jump: it becomes NaN."""
-        owned: dict[int, set[int]] = {}
-        for index, layer in enumerate(self.layers):
-            owned.setdefault(id(layer.path[-1][0]), set()).add(index)
-
-        def note(indices: set[int]) -> None:
-            if not self._resumed:
-                self._jumped.update(indices)
-
-        return [
-            module.register_load_state_dict_post_hook(LoadingHook(module, partial(note, owned[id(module._parameters)])))
-            for module in model.modules()
-            if id(module._parameters) in owned
-        ]
+    def _note_loading(self, indices: set[int]) -> None:
+        if not self._resumed:
+            self._jumped |= indices
 
     def _follow_layout(self) -> None:
-        self._receive(wait=self._reading_histograms is not None and self._ranks is None)
+        self._receive()
         self._readback.leave(self._layout.windows)
-        gone = set(self._layout.gone)
-        jumped = self._layout.follow()
+        jumped, changed = self._layout.follow()
         self._jumped |= jumped
-        changed = sorted(jumped | (self._layout.gone - gone))
         if changed:
-            names = ", ".join(self.layers[index].name for index in changed[:5]) + (", ..." if len(changed) > 5 else "")
+            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             warnings.warn(
                 f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or removed before "
                 f"step {self.step}: their snapshots are taken anew and their RWC at this step is NaN.",

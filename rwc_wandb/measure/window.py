@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import Statistic, reduction_for
 from rwc_wandb.measure.kernels.layout import is_dense
+
+HISTOGRAM_BINS = 64
 
 
 @dataclass
@@ -34,8 +35,8 @@ class HostCopy:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
         if tensors[0].device.type != "cuda":
-            # By numpy where it is on the host already: torch would wake threads for it.
-            self._tensors = [torch.from_numpy(np.array(tensor.cpu())) for tensor in tensors]
+            # Copied by numpy where it is on the host already: torch would wake threads for it.
+            self._tensors = [torch.from_numpy(tensor.cpu().numpy().copy()) for tensor in tensors]
             return
         self._tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
         for target, source in zip(self._tensors, tensors, strict=True):
@@ -83,6 +84,26 @@ class DeviceWindow:
     def _refresh(self) -> None:
         for weight, copy in self._gapped:
             copy.copy_(weight)
+
+
+class HistogramsUnderway:
+    """Histograms of all `layers` on their way to the host."""
+
+    def __init__(self, step: int, windows: Sequence[DeviceWindow], layers: int) -> None:
+        self._step = step
+        self._layers = layers
+        self._copies = [(window.indices, window.histograms(HISTOGRAM_BINS)) for window in windows]
+
+    def arrived(self) -> bool:
+        return all(copy.arrived() for _, copy in self._copies)
+
+    def joined(self) -> Histograms:
+        """Waits for what is not there yet."""
+        counts = torch.zeros(2, self._layers, HISTOGRAM_BINS, dtype=torch.int64)
+        ranges = torch.zeros(2, self._layers, 2)
+        for indices, copy in self._copies:
+            counts[:, indices], ranges[:, indices] = copy.wait()
+        return Histograms(self._step, counts, ranges)
 
 
 def device_windows(weights: Sequence[Tensor], capacity: int) -> list[DeviceWindow]:

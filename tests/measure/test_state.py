@@ -12,7 +12,7 @@ from outsider import Recorder, model, step, weights
 from torch import nn
 
 from rwc_wandb import Monitor, UserError, watch
-from rwc_wandb.measure.monitor import Window
+from rwc_wandb.measure.consumer import Window
 
 
 class Rows:
