@@ -1,0 +1,60 @@
+"""The Triton kernels without a GPU: what they compute by Triton's interpreter, and what its compiler makes of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+
+def test_kernels_through_the_interpreter() -> None:
+    # In a process of its own: triton, which anything may have imported, looks at the variable when it is imported.
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", Path(__file__).with_name("test_kernels.py")],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+    assert "failed" not in result.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_for_hopper_16_bytes_go_at_a_time_and_nothing_is_added_atomically(dtype: torch.dtype) -> None:
+    triton = pytest.importorskip("triton", minversion="3.3", reason="another face of the compiler")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from rwc_wandb.measure.kernels import gpu, triton_kernels
+
+    def code(
+        kernel: object, signature: dict[str, str], constants: dict[str, object], options: dict[str, object]
+    ) -> str:
+        options = dict(options)
+        constants = constants | {"BLOCK": options.pop("BLOCK")}
+        source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+    element = {"ELEMENT": gpu.DTYPES[dtype]}
+    chunks = code(triton_kernels.measure_chunks, {"table": "*i64", "sums": "*fp64"}, element, gpu._OPTIONS)
+    pointers = {"sums": "*fp64", "firsts": "*i64", "statistics": "*fp64"}
+    layers = code(triton_kernels.sum_layers, pointers, {}, gpu._LAYER_OPTIONS)
+    assert "ld.global.v4.b32" in chunks
+    assert "st.global.v4.b32" in chunks
+    atomic = re.compile(r"\b(atom|red)\.")
+    assert not atomic.search(chunks + layers)
+    pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32"}
+    histograms = code(triton_kernels.count_chunks, pointers, element | {"BINS": 64, "SLOTS": 64}, gpu._OPTIONS)
+    assert "ld.global.v4.b32" in histograms
+    assert atomic.search(histograms)
