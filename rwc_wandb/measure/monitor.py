@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,12 @@ class MonitoringStopped(UserWarning):
 
 class Monitor:
     """Measures the Relative Weight Change of a model's layers as its optimizer steps. `rwc_wandb.watch` makes one.
+
+    Args:
+        idle: never measure: this rank's weights are measured elsewhere.
+        ranks: where weights are sharded or measuring is shared, the ranks that do it together.
+        share: divide the measuring of what every rank holds among `ranks`.
+        model, layers, optimizers, every, log_every, histogram_every, consumer: as in `watch`, or what it makes of them.
 
     Attributes:
         layers: the tracked layers, in forward order.
@@ -144,6 +151,8 @@ class Monitor:
             self._ranks.meet("load_state_dict", f"at step {counters['step']}", self._ranks.start_timeout)
         if self._layout.changed():
             self._layout.follow()
+        # What was measured here before belongs to another series.
+        self._readback, self._histograms = ReadBack(len(self.layers), self._ranks, self._take_in), None
         for index, snapshot in snapshots.items():
             self._layout.restore(index, snapshot)
         self.history = history
@@ -239,9 +248,9 @@ class Monitor:
         rwc, rwc_elementwise = rates(arrived.statistics)
         self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy())
         self.step -= arrived.skipped
-        nonfinite = arrived.statistics[..., Statistic.NONFINITE]
+        nonfinite = arrived.statistics[..., Statistic.NONFINITE].numpy()
         if self._consumer is not None and not self._alerted and nonfinite.any():
-            slot, index = nonfinite.nonzero()[0].tolist()
+            slot, index = np.argwhere(nonfinite)[0].tolist()
             self._alerted = True
             self._consumer.nonfinite(self.layers[index].name, arrived.steps[slot], int(nonfinite[slot, index]))
         if arrived.ends_row:

@@ -75,7 +75,7 @@ class _Part:
         skipped = np.zeros((count, 1))
         for indices, copy in self._copies:
             statistics[:, indices] = copy.wait()[0].numpy()
-        flags = iter(self._skips.wait()[0].tolist() if self._skips else [])
+        flags = iter(self._skips.wait()[0].numpy().tolist() if self._skips else [])
         for slot, measurement in enumerate(self.measurements):
             skipped[slot] = sum(next(flags) != 0 for _ in measurement.skips)
             if measurement.jumped:
@@ -177,7 +177,8 @@ class ReadBack:
         measurements = [measurement for part in batch.parts for measurement in part.measurements]
         statistics = batch.packed[:, :-1].unflatten(1, (self._layers, len(Statistic)))
         # Every rank counts the same calls.
-        skips = (batch.packed[:, -1] / (self._ranks.size if self._ranks else 1)).round().long().tolist()
+        counts = batch.packed[:, -1].numpy() / (self._ranks.size if self._ranks else 1)
+        skips = counts.round().astype(int).tolist()
         skipped, kept, steps = 0, [], []
         for slot, (measurement, number) in enumerate(zip(measurements, skips, strict=True)):
             skipped += number

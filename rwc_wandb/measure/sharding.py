@@ -83,7 +83,7 @@ def is_sharded(model: nn.Module, tensor: Tensor) -> bool:
     """Whether no rank has all of the tensor."""
     if is_dtensor(tensor):
         sizes = tensor.device_mesh.shape
-        return any(p.is_shard() and size > 1 for p, size in zip(tensor.placements, sizes, strict=True))
+        return any(not p.is_replicate() and size > 1 for p, size in zip(tensor.placements, sizes, strict=True))
     shard = flat_shards(model).get(id(tensor))
     return shard is not None and shard.is_sharded
 

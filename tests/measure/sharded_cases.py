@@ -398,6 +398,17 @@ def weights_replaced_on_all_ranks(_: Path) -> None:
     np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
 
 
+def sharded_after_watch(_: Path) -> None:
+    """Monitoring ends with a sentence; the training does not."""
+    model = network()
+    first = watch(model, run=False)
+    fully_shard(model)
+    if distributed.get_rank() == 0:
+        with pytest.warns(MonitoringStopped, match="0 was sharded after watch"):
+            first.measure()
+    checked(model)
+
+
 def histograms_are_declined(_: Path) -> None:
     model = sharded(network())
     if distributed.get_rank() == 0:
@@ -452,7 +463,8 @@ IN_TWO = [
     fsdp2_with_a_forward_before_the_step, fsdp2_with_cpu_offload, fsdp2_bfloat16, tensor_parallel,
     tensor_parallel_with_plain_layers, partial_is_refused, fsdp1, fsdp1_one_unit, fsdp1_without_sharding,
     fsdp1_flat_is_refused, accelerate, watch_on_some_ranks, plans_that_differ, close_on_some_ranks,
-    a_rank_that_stops_measuring, weights_replaced_on_all_ranks, histograms_are_declined, save_state, load_state,
+    a_rank_that_stops_measuring, weights_replaced_on_all_ranks, histograms_are_declined, sharded_after_watch,
+    save_state, load_state,
 ]  # fmt: skip
 IN_FOUR = [
     ddp_shared, ddp_shared_large_and_channels_last, fsdp2, fsdp2_hybrid, fsdp1_hybrid, tensor_parallel,

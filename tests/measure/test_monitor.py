@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from outsider import model, run, step, weights
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwc_wandb import MonitoringStopped, elementwise_relative_weight_change, watch
 from rwc_wandb.measure.following import Layout
@@ -191,6 +193,35 @@ def test_a_failure_ends_monitoring_but_not_training(monkeypatch: pytest.MonkeyPa
 def test_bad_arguments(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         watch(model(), run=False, **options)  # type: ignore[arg-type]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what would wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_no_step_reads_from_the_device(fused: bool) -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=fused)
+    monitor = watch(network, optimizer, run=False, log_every=5, histogram_every=3)
+    with HostReads() as reads:
+        torch.ones(()).item()
+        assert reads.count == 1
+        for _ in range(20):
+            optimizer.found_inf = torch.zeros(()) if fused else None  # type: ignore[attr-defined]
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            monitor._after_step(optimizer)
+        assert reads.count == 1
+    monitor.close()
+    assert len(monitor.history) == 20
 
 
 def test_bad_optimizer_and_model() -> None:

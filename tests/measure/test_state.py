@@ -119,6 +119,17 @@ def test_a_later_load_is_a_jump_again() -> None:
     assert np.isnan(monitor.history.rwc[1]).all()
 
 
+def test_what_was_measured_before_a_load_is_dropped() -> None:
+    network = model()
+    monitor = watch(network, run=False, log_every=3)
+    state = monitor.state_dict()
+    monitor.measure()
+    monitor.load_state_dict(state)
+    monitor.measure()
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1]
+
+
 def test_an_ended_monitor_saves_its_history() -> None:
     network = model()
     with watch(network, run=False) as monitor:
