@@ -51,6 +51,9 @@ class TrainConfig:
     histogram_every: str | int | None = _option(
         "epoch", 'histograms of weights and updates every "epoch", every N optimizer steps, or "never"', _cadence
     )
+    checkpoint_every: str | int | None = _option(
+        "epoch", 'checkpoint for --resume every "epoch", every N optimizer steps, or "never"', _cadence
+    )
     layers: str = _option("weights", '"weights" (convolutions and linear layers), "all" or a regular expression', str)
     target_accuracy: float | None = _option(
         None, "stop once the test accuracy (0 to 1) reaches this; the authors used 0.94", _optional(float)
@@ -81,10 +84,10 @@ class TrainConfig:
             raise UserError(f"--weight-decay {self.weight_decay}: it takes a number from 0, such as 0.0001.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: it takes a whole number from 0 to below 2^32.")
-        for name in ("rwc_every", "histogram_every"):
+        for name in ("rwc_every", "histogram_every", "checkpoint_every"):
             value = getattr(self, name)
             if (isinstance(value, int) and value < 1) or (name == "rwc_every" and value is None):
-                never = ' or "never"' if name == "histogram_every" else ""
+                never = "" if name == "rwc_every" else ' or "never"'
                 raise UserError(f'{flag(name)} {value}: it takes "epoch"{never} or a whole number from 1.')
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from rich.table import Table
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
+
+RESULT_FILE = "result.yaml"
+METRICS_FILE = "metrics.csv"
 
 
 def make_folder(config: TrainConfig) -> Path:
@@ -40,15 +44,52 @@ def make_folder(config: TrainConfig) -> Path:
     raise UserError(f"--output {config.output}: {wanted} is no folder, or too many runs have its name.")
 
 
+def folder_to_resume(config: TrainConfig) -> Path | None:
+    """The folder of this very run, if it has been started.
+
+    Raises:
+        UserError: it holds a run of other settings.
+    """
+    folder = config.run_folder
+    if not (folder / "config.yaml").is_file():
+        return None
+    found: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    for name, value in config.to_dict().items():
+        if name not in ("output", "data_dir") and found.get(name) != value:
+            raise UserError(f"{folder} holds a run with {name} {found.get(name)}, not {value}: name another --output.")
+    return folder
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a run reached: `epochs`, `best_test_accuracy`, `last_test_accuracy`; None if it has not finished."""
+    path = folder / RESULT_FILE
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """The last thing that a run writes: it has finished when this file is there."""
+    unfinished = folder / f"{RESULT_FILE}.tmp"
+    with unfinished.open("w") as file:
+        yaml.safe_dump(result, file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(folder / RESULT_FILE)
+
+
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one epoch to `metrics.csv`."""
-    path = folder / "metrics.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
+    """Add one epoch to `metrics.csv`, in place of this epoch and later ones of a run that was stopped."""
+    path = folder / METRICS_FILE
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [old for old in csv.DictReader(file) if (old["epoch"] or "").isdigit()]
+    kept = [old for old in kept if int(old["epoch"]) < row["epoch"]]
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+        writer.writeheader()
+        writer.writerows([*kept, row])
+    unfinished.replace(path)
 
 
 def print_layers(console: Console, history: History) -> None:

@@ -2,62 +2,103 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, broadcast, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader
 
 import rwc_wandb
-from rwc_wandb.errors import UserError
-from rwc_wandb.study.batches import Batches
+from rwc_wandb.study.checkpoint import Checkpoints
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import check_data_set, load_data
-from rwc_wandb.study.models import build_model, check_model, paper_stages, smallest_image
-from rwc_wandb.study.results import append_metrics, make_folder, print_layers
-from rwc_wandb.study.tracking import open_run
+from rwc_wandb.study.epoch import Place, evaluate, train_epoch
+from rwc_wandb.study.learner import Learner, build
+from rwc_wandb.study.models import paper_stages
+from rwc_wandb.study.results import (
+    append_metrics,
+    folder_to_resume,
+    make_folder,
+    print_layers,
+    read_result,
+    write_result,
+)
+from rwc_wandb.study.signals import StopSignals
+from rwc_wandb.study.tracking import open_training_run
 from rwc_wandb.view.render import write_pictures
 
-TEST_BATCH = 512
+if TYPE_CHECKING:
+    from wandb import Run
+
+STOP_EVERY = 50
+"""Steps after which several processes ask one another whether to stop."""
 
 
 @dataclass
-class Learner:
-    """What trains: everything that an epoch needs."""
+class Session:
+    """A training under way: what is needed to go on with it elsewhere, and where it reports.
 
-    accelerator: Accelerator
-    config: TrainConfig
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    loader: DataLoader[int]
-    train: Batches
-    test: Batches
+    `folder`, `run` and `checkpoints` are there on the main process only.
+    """
+
+    learner: Learner
+    monitor: rwc_wandb.Monitor
+    place: Place
+    steps: int
+    best: float
+    console: Console
+    folder: Path | None
+    run: Run | None
+
+    def state(self) -> dict[str, Any]:
+        accelerator = self.learner.accelerator
+        return {
+            "model": accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "epoch": self.place.epoch,
+            "step": self.place.step,
+            "totals": self.place.totals,
+            "steps": self.steps,
+            "best": self.best,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        accelerator = self.learner.accelerator
+        accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        if accelerator.is_main_process:
+            self.monitor.load_state_dict(state["monitor"])
+        # Only the main process's totals were kept: they are summed over all in the end.
+        totals = state["totals"].to(accelerator.device) if accelerator.is_main_process else self.place.totals
+        self.place = Place(state["epoch"], state["step"], totals)
+        self.steps, self.best = state["steps"], state["best"]
 
 
-def train(config: TrainConfig) -> Path | None:
+def train(config: TrainConfig, resume: bool = False) -> int:
     """Train, measure and log one run.
 
+    Args:
+        resume: go on from the last checkpoint of this run, where it has been started; do nothing where it has finished.
+
     Returns:
-        The run's folder; None on processes other than the main one.
+        The exit code: 0, or 130 or 143 where SIGINT or SIGTERM has stopped it.
 
     Raises:
         UserError: the configuration, the data or the output folder cannot be used.
     """
+    started = folder_to_resume(config) if resume else None
+    if started and read_result(started):
+        print(f"{started} has finished: nothing to resume.")
+        return 0
     learner = build(config)
     accelerator = learner.accelerator
     console = Console()
     folder, run = None, None
     if accelerator.is_main_process:
-        folder = make_folder(config)
-        run, where = open_run(config, folder)
+        folder = started or make_folder(config)
+        run, where = open_training_run(config, folder)
         console.print(where, soft_wrap=True, markup=False, highlight=False)
     steps_per_epoch = len(learner.loader)
     monitor = rwc_wandb.watch(
@@ -72,144 +113,113 @@ def train(config: TrainConfig) -> Path | None:
         rows="attached" if config.rwc_every == "epoch" else "own",
     )
     monitor.history.steps_per_epoch = steps_per_epoch
-    best = 0.0
-    with _progress(console, accelerator.is_main_process) as progress:
-        bar = progress.add_task("", total=config.epochs * steps_per_epoch, loss="", speed="")
-        for epoch in range(1, config.epochs + 1):
-            metrics = train_epoch(learner, epoch, progress, bar) | evaluate(learner)
-            best = max(best, metrics["test/accuracy"])
-            if run is not None and folder is not None:
-                monitor.flush()
-                run.log({"epoch": epoch} | metrics)
+    session = Session(learner, monitor, _start_of(1, learner), 0, 0.0, console, folder, run)
+    state = Checkpoints(started).latest() if started else None
+    if state is not None:
+        session.load(state)
+        console.print(f"Resumed in epoch {state['epoch']}, after {state['steps']} steps.", highlight=False)
+    with StopSignals() as signals:
+        metrics = train_epochs(session, signals)
+    if metrics is None:
+        _leave(session)
+        console.print(f"Stopped after {session.steps} steps; the same command with --resume goes on.", highlight=False)
+        return 128 + (signals.received or 2)
+    if run is not None and folder is not None:
+        finish(session, folder, run, metrics)
+    _leave(session)
+    return 0
+
+
+def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | None:
+    """Train to the end; returns the last epoch's metrics, or None if a signal has stopped it (after a checkpoint)."""
+    learner, config, folder = session.learner, session.learner.config, session.folder
+    accelerator, steps_per_epoch = learner.accelerator, len(learner.loader)
+    checkpoints = Checkpoints(folder) if folder is not None else None
+    checkpoint_every = _steps(config.checkpoint_every, steps_per_epoch)
+    metrics: dict[str, float] | None = None
+
+    def save() -> None:
+        if checkpoints is not None:
+            checkpoints.save(session.steps, session.state())
+
+    with _progress(session.console, accelerator.is_main_process) as progress:
+        total = config.epochs * steps_per_epoch
+        bar = progress.add_task("", total=total, completed=session.steps, loss="", speed="")
+
+        def after_step(loss: str, speed: str) -> bool:
+            session.steps += 1
+            shown = {"loss": loss, "speed": speed} if loss else {}
+            description = f"epoch {session.place.epoch}/{config.epochs}"
+            progress.update(bar, advance=1, description=description, **shown)  # type: ignore[arg-type]
+            is_last = session.place.step == steps_per_epoch
+            if _must_stop(session, signals):
+                save()
+                return True
+            if checkpoint_every and session.steps % checkpoint_every == 0 and not is_last:
+                save()
+            return False
+
+        while session.place.epoch <= config.epochs:
+            epoch = session.place.epoch
+            trained = train_epoch(learner, session.place, after_step)
+            if trained is None:
+                return None
+            metrics = trained | evaluate(learner)
+            session.best = max(session.best, metrics["test/accuracy"])
+            if session.run is not None and folder is not None:
+                session.monitor.flush()
+                session.run.log({"epoch": epoch} | metrics)
                 append_metrics(folder, {"epoch": epoch} | metrics)
-                _say(console, progress, config, epoch, metrics)
+                _say(session.console, progress, config, epoch, metrics)
+            session.place = _start_of(epoch + 1, learner)
             if config.target_accuracy is not None and metrics["test/accuracy"] >= config.target_accuracy:
                 break
-    if run is not None and folder is not None:
-        monitor.close()
-        run.summary.update({"test/best_accuracy": best, "test/last_accuracy": metrics["test/accuracy"]})
-        monitor.history.save(folder / "rwc.safetensors")
-        run.finish()
-        write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
-        print_layers(console, monitor.history)
-        console.print(f"Best test accuracy {best:.2%}. Look at {folder / 'rwc.html'}", soft_wrap=True, highlight=False)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return folder
+            if checkpoint_every and session.steps % checkpoint_every == 0 and epoch < config.epochs:
+                save()
+    return metrics
 
 
-def build(config: TrainConfig) -> Learner:
-    """Data, model and optimizer, prepared by Accelerate for the processes that there are."""
-    data_set = check_data_set(config.dataset)
-    check_model(config.model)
-    side = config.image_size or max(data_set.side, smallest_image(config.model))
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
-        # Table 1's batch size holds for all processes together, however many there are.
-        dataloader_config=DataLoaderConfiguration(
-            split_batches=True, use_seedable_sampler=True, data_seed=config.seed * 1_000_003
-        ),
+def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) -> None:
+    """What a run leaves: the series, the charts, the closing table and, as its very last act, the result."""
+    monitor, config, console = session.monitor, session.learner.config, session.console
+    monitor.close()
+    run.summary.update({"test/best_accuracy": session.best, "test/last_accuracy": metrics["test/accuracy"]})
+    monitor.history.save(folder / "rwc.safetensors")
+    run.finish()
+    write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
+    print_layers(console, monitor.history)
+    console.print(
+        f"Best test accuracy {session.best:.2%}. Look at {folder / 'rwc.html'}", soft_wrap=True, highlight=False
     )
-    if config.batch_size % accelerator.num_processes:
-        raise UserError(
-            f"--batch-size {config.batch_size}: it takes a multiple of the {accelerator.num_processes} processes."
-        )
-    set_seed(config.seed)
-    with accelerator.main_process_first():
-        images, test_images = load_data(
-            config.dataset, Path(config.data_dir), side, config.limit_train, config.limit_test
-        )
-    classes = data_set.classes or int(images.labels.max()) + 1
-    model = build_model(config.model, images.images.shape[1], classes, side)
-    try:
-        rwc_wandb.find_layers(model, config.layers)
-    except ValueError as error:
-        raise UserError(f"--layers {config.layers}: {error}") from error
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    # A last batch of one image per process has no variance: batch norm cannot train on it.
-    lone = len(images) % config.batch_size < 2 * accelerator.num_processes and len(images) > config.batch_size
-    numbers: Any = range(len(images))
-    loader: DataLoader[int] = DataLoader(numbers, config.batch_size, shuffle=True, drop_last=lone)
-    if config.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    device = accelerator.device
-    return Learner(
-        accelerator,
-        config,
-        model,
-        optimizer,
-        loader,
-        Batches(images, data_set, device, seed=config.seed),
-        Batches(test_images, data_set, device, seed=None),
-    )
-
-
-def train_epoch(learner: Learner, epoch: int, progress: Progress, bar: Any) -> dict[str, float]:
-    """One pass over the training images; the loss and accuracy of it, and images per second."""
-    accelerator, config = learner.accelerator, learner.config
-    learner.model.train()
-    learner.train.start_epoch(epoch)
-    learner.loader.set_epoch(epoch)  # type: ignore[attr-defined]
-    # Reading the loss waits for the GPU: seldom there; a CPU has it at hand.
-    show_every = 1 if accelerator.device.type == "cpu" else 100
-    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
-    start = time.perf_counter()
-    for step, numbers in enumerate(learner.loader):
-        # So that dropout depends on the step alone, also after a resume.
-        torch.manual_seed(hash((config.seed, epoch, step, accelerator.process_index)) % 2**63)
-        images, labels = learner.train(numbers)
-        with accelerator.autocast():
-            logits = learner.model(images)
-            loss = functional.cross_entropy(logits, labels)
-        accelerator.backward(loss)
-        learner.optimizer.step()
-        learner.optimizer.zero_grad()
-        totals += _tally(loss.detach() * len(labels), logits.detach(), labels)
-        if step % show_every == 0:
-            loss_sum, _, count = totals.tolist()
-            speed = count * accelerator.num_processes / (time.perf_counter() - start)
-            progress.update(bar, loss=f"{loss_sum / count:.3f}", speed=f"{speed:,.0f}")
-        progress.update(bar, advance=1, description=f"epoch {epoch}/{config.epochs}")
-    loss_sum, correct, count = accelerator.reduce(totals, "sum").tolist()
-    return {
-        "train/loss": loss_sum / count,
-        "train/accuracy": correct / count,
-        "images_per_second": count / (time.perf_counter() - start),
+    result = {
+        "epochs": session.place.epoch - 1,
+        "best_test_accuracy": session.best,
+        "last_test_accuracy": metrics["test/accuracy"],
     }
+    write_result(folder, result)
+    Checkpoints(folder).remove()
 
 
-@torch.no_grad()
-def evaluate(learner: Learner) -> dict[str, float]:
-    """Loss and accuracy on the test images, which the processes share among them."""
-    accelerator = learner.accelerator
-    model = accelerator.unwrap_model(learner.model)
-    model.eval()
-    if accelerator.num_processes > 1:
-        # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one.
-        for buffer in model.buffers():
-            broadcast(buffer)
-    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
-    mine = torch.arange(accelerator.process_index, len(learner.test.labels), accelerator.num_processes)
-    for numbers in mine.split(TEST_BATCH):
-        images, labels = learner.test(numbers)
-        with accelerator.autocast():
-            logits = model(images)
-        totals += _tally(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
-    loss_sum, correct, count = accelerator.reduce(totals, "sum").tolist()
-    return {"test/loss": loss_sum / count, "test/accuracy": correct / count}
+def _leave(session: Session) -> None:
+    session.monitor.close()
+    if session.run is not None:
+        session.run.finish()
+    session.learner.accelerator.wait_for_everyone()
+    session.learner.accelerator.end_training()
 
 
-def _tally(loss_sum: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """[sum of losses, correct answers, images], on the device."""
-    correct = (logits.argmax(1) == labels).sum()
-    return torch.stack([loss_sum.double(), correct.double(), torch.full_like(correct, len(labels)).double()])
+def _start_of(epoch: int, learner: Learner) -> Place:
+    return Place(epoch, 0, torch.zeros(3, dtype=torch.float64, device=learner.accelerator.device))
+
+
+def _must_stop(session: Session, signals: StopSignals) -> bool:
+    accelerator = session.learner.accelerator
+    if accelerator.num_processes == 1:
+        return signals.received is not None
+    if session.steps % STOP_EVERY:
+        return False
+    heard = torch.tensor(float(signals.received is not None), device=accelerator.device)
+    return bool(accelerator.reduce(heard, "sum") > 0)
 
 
 def _steps(cadence: str | int | None, steps_per_epoch: int) -> int | None:

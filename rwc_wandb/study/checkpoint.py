@@ -1,0 +1,69 @@
+"""Checkpoints that a kill at any moment cannot spoil.
+
+Accelerate's `save_state` deletes the older checkpoint before the newer is whole, and unpickles freely what it loads.
+Here a checkpoint is one file: written beside its place, flushed to the disk, then renamed. The last two are kept. What
+is loaded is tensors and plain values only (`weights_only=True`), after a look at the checksums that torch wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = "checkpoints"
+KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of the run in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / FOLDER
+        self._complained = False
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after optimizer step `step`; a disk that is full is said once, and training goes on."""
+        path = self.folder / f"step-{step:010}.pt"
+        unfinished = path.with_suffix(".tmp")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+            for old in self._paths()[:-KEPT]:
+                old.unlink()
+        except (OSError, RuntimeError) as error:
+            unfinished.unlink(missing_ok=True)
+            if not self._complained:
+                self._complained = True
+                warnings.warn(f"No checkpoint at step {step} ({error}): training goes on without.", stacklevel=2)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state that can be read; None if there is none."""
+        for path in reversed(self._paths()):
+            try:
+                with zipfile.ZipFile(path) as file:
+                    if damaged := file.testzip():
+                        raise OSError(f"the checksum of {damaged} is wrong")
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+            except Exception as error:
+                warnings.warn(f"{path} cannot be read ({type(error).__name__}): the one before is used.", stacklevel=2)
+        return None
+
+    def remove(self) -> None:
+        """The run has finished: nobody will resume it."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                path.unlink()
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))

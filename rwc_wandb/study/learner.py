@@ -1,0 +1,86 @@
+"""What trains: model, optimizer and data, prepared by Accelerate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from torch import nn
+from torch.utils.data import DataLoader
+
+import rwc_wandb
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.batches import Batches
+from rwc_wandb.study.config import TrainConfig
+from rwc_wandb.study.data import check_data_set, load_data
+from rwc_wandb.study.models import build_model, check_model, smallest_image
+
+
+@dataclass
+class Learner:
+    """What trains: everything that an epoch needs."""
+
+    accelerator: Accelerator
+    config: TrainConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: DataLoader[int]
+    train: Batches
+    test: Batches
+
+
+def build(config: TrainConfig) -> Learner:
+    """Data, model and optimizer, prepared by Accelerate for the processes that there are."""
+    data_set = check_data_set(config.dataset)
+    check_model(config.model)
+    side = config.image_size or max(data_set.side, smallest_image(config.model))
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        # Table 1's batch size holds for all processes together, however many there are.
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, use_seedable_sampler=True, data_seed=config.seed * 1_000_003
+        ),
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"--batch-size {config.batch_size}: it takes a multiple of the {accelerator.num_processes} processes."
+        )
+    set_seed(config.seed)
+    with accelerator.main_process_first():
+        images, test_images = load_data(
+            config.dataset, Path(config.data_dir), side, config.limit_train, config.limit_test
+        )
+    classes = data_set.classes or int(images.labels.max()) + 1
+    model = build_model(config.model, images.images.shape[1], classes, side)
+    try:
+        rwc_wandb.find_layers(model, config.layers)
+    except ValueError as error:
+        raise UserError(f"--layers {config.layers}: {error}") from error
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    # A last batch of one image per process has no variance: batch norm cannot train on it.
+    lone = len(images) % config.batch_size < 2 * accelerator.num_processes and len(images) > config.batch_size
+    numbers: Any = range(len(images))
+    loader: DataLoader[int] = DataLoader(numbers, config.batch_size, shuffle=True, drop_last=lone)
+    if config.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    device = accelerator.device
+    return Learner(
+        accelerator,
+        config,
+        model,
+        optimizer,
+        loader,
+        Batches(images, data_set, device, seed=config.seed),
+        Batches(test_images, data_set, device, seed=None),
+    )

@@ -1,0 +1,164 @@
+"""A run that is killed and resumed is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwc_wandb import History
+from rwc_wandb.cli import main
+from rwc_wandb.study.checkpoint import Checkpoints
+from rwc_wandb.study.results import read_result
+
+# A small network with dropout.
+MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24"]
+WORDS = ["train", "--resume", *MODEL, "--limit-train", "96", "--limit-test", "40", "--batch-size", "16"]
+EPOCHS, STEPS = 4, 24
+KILLS = int(os.environ.get("RWC_KILLS", "1"))
+"""How many runs are killed at random moments; a thorough look takes 20 and more."""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+
+
+def words(output: Path) -> list[str]:
+    every = ["--epochs", str(EPOCHS), "--rwc-every", "1", "--checkpoint-every", "2"]
+    return [*WORDS, *every, "--output", str(output)]
+
+
+def start(output: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rwc_wandb", *words(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def only(output: Path) -> Path:
+    (folder,) = (path for path in output.iterdir() if path.is_dir())
+    return folder
+
+
+def results(folder: Path) -> tuple[list[dict[str, str]], History]:
+    with (folder / "metrics.csv").open() as file:
+        rows = [{key: row[key] for key in row if key != "images_per_second"} for row in csv.DictReader(file)]
+    return rows, History.load(folder / "rwc.safetensors")
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    (rows, history), (other_rows, other_history) = results(folder), results(other)
+    assert rows == other_rows
+    assert history.steps.tolist() == other_history.steps.tolist() == list(range(1, STEPS + 1))
+    np.testing.assert_array_equal(history.rwc, other_history.rwc)
+    np.testing.assert_array_equal(history.rwc_elementwise, other_history.rwc_elementwise)
+    assert read_result(folder) == read_result(other)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    process = start(output)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    return only(output)
+
+
+def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    killed = 0
+    for attempt in range(200):
+        if killed == KILLS:
+            break
+        output = tmp_path / f"runs{attempt}"
+        process = start(output)
+        while process.poll() is None and not list(output.glob("*/checkpoints/step-*.pt")):
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        process = start(output)
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 0, said
+        assert_same(only(output), undisturbed)
+    assert killed == KILLS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] if KILLS > 1 else [signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_its_status(number: int, undisturbed: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "runs")
+    while process.poll() is None and not list((tmp_path / "runs").glob("*/metrics.csv")):
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, said
+    assert "--resume" in said.splitlines()[-1]
+    folder = only(tmp_path / "runs")
+    assert read_result(folder) is None
+    state = Checkpoints(folder).latest()
+    assert state is not None
+    assert f"Stopped after {state['steps']} steps" in said
+    process = start(tmp_path / "runs")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert f"after {state['steps']} steps" in said
+    assert_same(folder, undisturbed)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_finished_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert main(words(undisturbed.parent)) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+def test_other_settings_are_not_resumed(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words(undisturbed.parent), "--lr", "0.5"]) == 2
+    assert "holds a run with lr 0.02, not 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut short", "other bytes", "not ours"])
+def test_of_a_damaged_checkpoint_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"weights": torch.full((1000,), float(step))})
+    paths = sorted((tmp_path / "checkpoints").iterdir())
+    assert [path.name for path in paths] == ["step-0000000002.pt", "step-0000000003.pt"]
+    content = bytearray(paths[-1].read_bytes())
+    middle = content.index(torch.full((1000,), 3.0).numpy().tobytes())
+    content[middle] ^= 1
+    torch.save({"weights": Path("/")}, tmp_path / "foreign")
+    paths[-1].write_bytes(
+        {"cut short": content[:1000], "other bytes": content, "not ours": (tmp_path / "foreign").read_bytes()}[damage]
+    )
+    with pytest.warns(UserWarning, match="the one before is used"):
+        state = checkpoints.latest()
+    assert state is not None
+    assert state["weights"][0] == 2
+
+
+def test_a_full_disk_is_said_once_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.warns(UserWarning, match="No space left on device.*training goes on"):
+            checkpoints.save(2, {"step": 2})
+        checkpoints.save(3, {"step": 3})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000000001.pt"]
+    assert checkpoints.latest() == {"step": 1}
