@@ -15,6 +15,7 @@ from rwc_wandb.errors import UserError
 COMMANDS = {
     "train": ("rwc_wandb.study.command", "train a network, measure every layer, log it to W&B"),
     "run": ("rwc_wandb.launch.command", "run a training script of yours, unchanged, and measure what it trains"),
+    "sweep": ("rwc_wandb.study.sweep", "register sweeps at W&B, or do all their runs here"),
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
     "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
     "report": ("rwc_wandb.view.report", "write a W&B report of a project"),
