@@ -9,22 +9,20 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rwc_wandb.measure.consumer import Consumer, Window
+from rwc_wandb.measure.consumer import Consumer
+from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.following import Layout
 from rwc_wandb.measure.history import History
-from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.loading import watch_loading
 from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.readback import Arrived, Measurement, ReadBack
+from rwc_wandb.measure.skipping import Skips
 from rwc_wandb.measure.state import pack, unpack
 from rwc_wandb.measure.window import HistogramsUnderway
-
-_COUNTERS = ("step", "calls", "in_row", "rows_until", "alerted")
 
 
 class MonitoringStopped(UserWarning):
@@ -63,14 +61,11 @@ class Monitor:
         share: bool = False,
     ) -> None:
         self.layers = list(layers)
-        self.history = History(
-            [layer.name for layer in layers], [layer.stage for layer in layers], [layer.size for layer in layers]
-        )
+        self._delivery = Delivery(self.layers, consumer)
         self.step = 0
         self.every = every
         self.log_every = log_every
         self.histogram_every = histogram_every
-        self._consumer = consumer
         self._hooks: list[Any] = []
         self.closed = self._idle = idle
         if idle:
@@ -79,18 +74,18 @@ class Monitor:
         self._layout = Layout(model, self.layers, log_every, ranks, share)
         self._readback = ReadBack(len(self.layers), ranks, self._take_in)
         self._histograms: HistogramsUnderway | None = None
-        self._calls = 0
-        self._skips: list[Tensor] = []
-        self._others_skips: list[Tensor | None] = []
+        self._skips = Skips()
         self._in_row = 0
-        self._rows_until = 0
         self._jumped: set[int] = set()
         self._resumed = False
-        self._alerted = False
         # With several optimizers for one model a step is complete when the last of them has stepped.
         self._hooks = [optimizer.register_step_post_hook(self._after_other_step) for optimizer in optimizers[:-1]]
         self._hooks += [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
         self._hooks += watch_loading(model, self.layers, self._note_loading)
+
+    @property
+    def history(self) -> History:
+        return self._delivery.history
 
     def measure(self, step: int | None = None) -> None:
         """Measure now, against the weights at the last measurement. For `watch(model)` without an optimizer.
@@ -119,8 +114,7 @@ class Monitor:
             self.guarded(partial(self._flush, "close"))
         if not self.closed:
             self._release()
-            if self._consumer is not None:
-                self.guarded(partial(self._consumer.close, self.history))
+            self.guarded(self._delivery.close)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
@@ -155,10 +149,11 @@ class Monitor:
         self._readback, self._histograms = ReadBack(len(self.layers), self._ranks, self._take_in), None
         for index, snapshot in snapshots.items():
             self._layout.restore(index, snapshot)
-        self.history = history
-        self.step, self._calls, self._in_row, self._rows_until, self._alerted = (counters[key] for key in _COUNTERS)
-        self._skips, self._jumped = list(counters["skips"]), set(counters["jumped"])
-        self._resumed = True
+        self._delivery.history = history
+        self._delivery.rows_until, self._delivery.alerted = counters["rows_until"], counters["alerted"]
+        self._skips = Skips(counters["calls"], list(counters["skips"]))
+        self.step, self._in_row = counters["step"], counters["in_row"]
+        self._jumped, self._resumed = set(counters["jumped"]), True
 
     def __enter__(self) -> Monitor:
         return self
@@ -170,20 +165,14 @@ class Monitor:
 
     def _after_step(self, optimizer: Any = None, *_: object) -> None:
         self.step += 1
-        self._calls += 1
-        # GradScaler leaves it to a fused optimizer to skip: the hook runs, only the device knows whether in vain.
-        skip = getattr(optimizer, "found_inf", None)
-        if self._others_skips:
-            skip, self._others_skips = _if_all([*self._others_skips, skip]), []
-        if skip is not None:
-            self._skips.append(skip)
-        if self._calls >= self.every:
+        self._skips.note(optimizer)
+        if self._skips.calls >= self.every:
             self.guarded(self._measure)
         elif not self._readback.is_idle or self._histograms:
             self.guarded(self._receive)
 
     def _after_other_step(self, optimizer: Any, *_: object) -> None:
-        self._others_skips.append(getattr(optimizer, "found_inf", None))
+        self._skips.note_other(optimizer)
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
@@ -191,17 +180,11 @@ class Monitor:
             action()
         except Exception as error:
             if not self.closed:
-                with contextlib.suppress(Exception):
-                    self._readback.abandon(self._layout.windows)
-                with contextlib.suppress(Exception):
-                    self._hand_over_row()
-                self._release()
-                with contextlib.suppress(Exception):
-                    if self._ranks is not None:
-                        self._ranks.leave()
-                with contextlib.suppress(Exception):
-                    if self._consumer is not None:
-                        self._consumer.close(self.history)
+                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._layout.windows)]
+                acts += [self._ranks.leave] if self._ranks is not None else []
+                for act in [*acts, self._delivery.hand_over_row, self._release, self._delivery.close]:
+                    with contextlib.suppress(Exception):
+                        act()
             reason = f"{type(error).__name__}: {error}".rstrip(".")
             warnings.warn(
                 f"rwc_wandb stopped monitoring at optimizer step {self.step}: {reason}. "
@@ -228,8 +211,8 @@ class Monitor:
         for window in windows:
             window.measure(self._readback.slot)
         jumped = self._jumped | self._layout.gone
-        self._readback.take(Measurement(self.step, self._calls, self._skips, jumped))
-        self._calls, self._skips, self._jumped, self._resumed = 0, [], set(), False
+        self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped))
+        self._skips, self._jumped, self._resumed = Skips(), set(), False
         self._in_row += 1
         if self._in_row >= self.log_every:
             self._in_row = 0
@@ -241,26 +224,12 @@ class Monitor:
         self._readback.advance(wait)
         if self._histograms and (wait or self._histograms.arrived()):
             arrived, self._histograms = self._histograms, None
-            if self._consumer is not None:
-                self._consumer.histograms(arrived.joined())
+            if self._delivery.consumer is not None:
+                self._delivery.consumer.histograms(arrived.joined())
 
     def _take_in(self, arrived: Arrived) -> None:
-        rwc, rwc_elementwise = rates(arrived.statistics)
-        self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy())
         self.step -= arrived.skipped
-        nonfinite = arrived.statistics[..., Statistic.NONFINITE].numpy()
-        if self._consumer is not None and not self._alerted and nonfinite.any():
-            slot, index = np.argwhere(nonfinite)[0].tolist()
-            self._alerted = True
-            self._consumer.nonfinite(self.layers[index].name, arrived.steps[slot], int(nonfinite[slot, index]))
-        if arrived.ends_row:
-            self._hand_over_row()
-
-    def _hand_over_row(self) -> None:
-        since, self._rows_until = self._rows_until, len(self.history)
-        if self._consumer is not None and since < self._rows_until:
-            history = self.history
-            self._consumer.row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
+        self._delivery.take_in(arrived)
 
     def _flush(self, name: str, ends_row: bool = True) -> None:
         self._readback.finish(self._layout.windows, name, ends_row)
@@ -273,10 +242,15 @@ class Monitor:
             self._flush("state_dict", ends_row=False)
         if self._ranks is not None:
             self._ranks.meet("state_dict", f"at step {self.step}", self._ranks.close_timeout)
-        values = (self.step, self._calls, self._in_row, self._rows_until, self._alerted)
-        counters: dict[str, Any] = dict(zip(_COUNTERS, values, strict=True))
-        counters["skips"] = torch.tensor([float(skip) for skip in self._skips])
-        counters["jumped"] = sorted(self._jumped)
+        counters = {
+            "step": self.step,
+            "in_row": self._in_row,
+            "rows_until": self._delivery.rows_until,
+            "alerted": self._delivery.alerted,
+            "calls": self._skips.calls,
+            "skips": torch.tensor([float(flag) for flag in self._skips.flags]),
+            "jumped": sorted(self._jumped),
+        }
         snapshots = {} if self.closed else self._layout.whole_snapshots()
         return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}
 
@@ -296,9 +270,3 @@ class Monitor:
                 f"step {self.step}: their snapshots are taken anew and their RWC at this step is NaN.",
                 stacklevel=2,
             )
-
-
-def _if_all(skips: Sequence[Tensor | None]) -> Tensor | None:
-    """Not 0 where all of several optimizers have skipped; None if one of them cannot have."""
-    possible = [skip for skip in skips if skip is not None]
-    return torch.stack(possible).amin() if len(possible) == len(skips) else None
