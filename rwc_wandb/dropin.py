@@ -7,6 +7,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -55,7 +56,8 @@ def watch(
             searched for in layer names, or a callable of (name, parameter).
         stages: a function from a layer's name to its stage; default: blocks where the module tree shows them,
             else thirds by depth.
-        run: the W&B run; None: the active one; False: no W&B at all, only `monitor.history`.
+        run: the W&B run, or Accelerate's tracker of it; None: the active run; False: no W&B at all, only
+            `monitor.history`.
         prefix: what keys start with.
         rows: "attached": our values join the row that you commit next, your step counter never moves.
             "own": rows of our own.
@@ -144,7 +146,20 @@ def _inner(optimizer: Any) -> torch.optim.Optimizer:
         wrapped = getattr(wrapped, "optimizer", getattr(wrapped, "_optimizer", None))
         if wrapped is None:
             raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+    _hook_step(wrapped)
     return wrapped
+
+
+def _hook_step(optimizer: torch.optim.Optimizer) -> None:
+    """What torch does in an optimizer's `__init__`; timm's Lookahead leaves it out: its hooks would never be called."""
+    if not hasattr(type(optimizer).step, "hooked"):
+        optimizer._patch_step_function()
+    kept = vars(optimizer).get("step")
+    if kept is not None and hasattr(kept, "_wrapped_by_lr_sched") and not hasattr(kept, "hooked"):
+        # A scheduler of torch calls the step as it was before.
+        step = torch.optim.Optimizer.profile_hook_step(lambda _, *words, **options: kept(*words, **options))
+        vars(step).update(hooked=True, _wrapped_by_lr_sched=True)
+        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
 
 def _all_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int) -> Ranks:
@@ -172,6 +187,8 @@ def _active_run(run: Run | None) -> Run:
     import wandb
 
     active = run if run is not None else wandb.run
+    if not hasattr(active, "define_metric"):
+        active = getattr(active, "tracker", None)  # Accelerate's holds the run
     if active is None:
         raise wandb.Error("watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B).")
     return active

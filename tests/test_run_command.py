@@ -104,8 +104,10 @@ def test_two_optimizers_of_one_model_measure_their_own_layers(finder: Finder) ->
 
 @pytest.mark.usefixtures("standin")
 @pytest.mark.parametrize("how", ["never cleared", "cleared before", "with a scheduler"])
-def test_lookahead_is_measured_whole_and_once(finder: Finder, how: str) -> None:
+def test_lookahead_is_measured_whole_and_once(finder: Finder, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     optim = pytest.importorskip("timm.optim")
+    step = optim.Lookahead.step
+    monkeypatch.setattr(optim.Lookahead, "step", getattr(step, "__wrapped__", step))  # as before any `zero_grad`
     model = net(0)
     optimizer = optim.create_optimizer_v2(model, opt="lookahead_sgd", lr=0.1)
     if how == "with a scheduler":  # it keeps a `step` without hooks
@@ -182,6 +184,18 @@ def test_a_run_of_our_own_is_no_obstacle_to_theirs(finder: Finder, standin: Stan
     assert not their.files.get("rwc.safetensors")
     assert ours.files["rwc.safetensors"]
     assert (ours.exit_code, their.exit_code) == (3, 0)
+
+
+def test_a_disabled_run_costs_nothing_but_the_rows(finder: Finder, recwarn: pytest.WarningsRecorder) -> None:
+    import wandb
+
+    model = net(0)
+    with wandb.init(mode="disabled"):
+        expected = oracle(train(model, torch.optim.SGD(model.parameters(), lr=0.1).step, 3))
+        finder.close()
+    ((_, monitor),) = finder.monitors
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+    assert not [warning for warning in recwarn if "rwc_wandb" in str(warning.message)]
 
 
 @pytest.mark.usefixtures("standin")

@@ -117,6 +117,8 @@ class RunRows:
         self._alerts.nonfinite(layer, step, count)
 
     def close(self, history: History) -> None:
+        if self.run.disabled:
+            return
         if self._unsent:
             self._send()
         self.run.summary.update(summary_of(history, self.prefix))

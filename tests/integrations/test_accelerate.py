@@ -20,12 +20,13 @@ def test_the_tracker_is_the_run(tmp_path: Path, standin: StandIn, prepared_first
     accelerator = accelerate.Accelerator(cpu=True, log_with="wandb", gradient_accumulation_steps=2)
     accelerator.init_trackers("p", config={"lr": 0.1})
     run = accelerator.get_tracker("wandb", unwrap=True)
+    tracker = run if prepared_first else accelerator.get_tracker("wandb")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if prepared_first:
         model, optimizer = accelerator.prepare(model, optimizer)
-    monitor = watch(model, optimizer, run=run, log_every=1, histogram_every=None)
+    monitor = watch(model, optimizer, run=tracker, log_every=1, histogram_every=None)
     if not prepared_first:
         model, optimizer = accelerator.prepare(model, optimizer)
     weights = Weights()
