@@ -19,7 +19,8 @@ except ModuleNotFoundError:
 class RWCCallback(Callback):
     """Calls `rwc_wandb.watch(module, optimizers, **options)` when training begins, and closes the monitor when it ends.
 
-    Rows join those of the Trainer's `WandbLogger`, or of the active run where there is none.
+    Rows join those of the Trainer's `WandbLogger`, or of the active run where there is none. Checkpoints hold the
+    series so far, and a training that resumes from one continues it.
 
     Args:
         options: `watch`'s keyword arguments.
@@ -31,6 +32,7 @@ class RWCCallback(Callback):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.monitor: Monitor | None = None
+        self._saved: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         options = dict(self.options)
@@ -38,7 +40,9 @@ class RWCCallback(Callback):
             if type(logger).__name__ == "WandbLogger" and trainer.is_global_zero:
                 options.setdefault("run", logger.experiment)
         self.monitor = watch(pl_module, trainer.optimizers, **options)
-        self.monitor.step = trainer.global_step
+        if self._saved:
+            self.monitor.load_state_dict(self._saved)
+            self._saved = {}
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self.monitor is not None:
@@ -46,3 +50,10 @@ class RWCCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.monitor is None else self.monitor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # There is no monitor before the training begins.
+        self._saved = state_dict

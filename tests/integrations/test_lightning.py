@@ -57,19 +57,20 @@ def module(pl: ModuleType, weights: Weights, optimizers: int = 1) -> Any:
 
 def fit(pl: ModuleType, made: Any, callback: RWCCallback, folder: Path, **settings: Any) -> Any:
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(24, 4)), batch_size=2)
+    checkpoint, more = settings.pop("ckpt_path", None), settings.pop("more", [])
     settings = {"logger": False, "enable_checkpointing": False} | settings
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=1,
-        callbacks=[callback],
+        callbacks=[callback, *more],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         default_root_dir=folder,
         **settings,
     )
-    trainer.fit(made, data)
+    trainer.fit(made, data, ckpt_path=checkpoint)
     return trainer
 
 
@@ -108,6 +109,20 @@ def test_rows_join_those_of_the_wandb_logger(tmp_path: Path, standin: StandIn) -
     for step, row in rows.items():
         assert row["rwc/net/0"] == pytest.approx(float(history.rwc[step - 1, 0]), rel=1e-6)
     assert {"loss", "trainer/global_step"} <= rows[1].keys()
+
+
+def test_a_resumed_training_continues_the_series(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    callbacks = importlib.import_module("lightning.pytorch.callbacks")
+    saving = callbacks.ModelCheckpoint(tmp_path, filename="seven", every_n_train_steps=7, save_top_k=-1)
+    whole, resumed = RWCCallback(run=False), RWCCallback(run=False)
+    weights = Weights()
+    fit(pl, module(pl, weights), whole, tmp_path, enable_checkpointing=True, more=[saving])
+    weights = Weights(weights.states[:7])
+    fit(pl, module(pl, weights), resumed, tmp_path, ckpt_path=tmp_path / "seven.ckpt")
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.steps.tolist() == list(range(1, 13))
+    weights.check(resumed.monitor.history)
 
 
 def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:

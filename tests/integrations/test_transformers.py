@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from series import Weights
@@ -75,12 +76,15 @@ def test_rows_join_those_of_the_trainer(tmp_path: Path, standin: StandIn, monkey
     assert "train/loss" in rows[1]
 
 
-def test_a_resumed_training_goes_on_with_the_steps(tmp_path: Path) -> None:
-    made, _ = trainer(tmp_path, RWCCallback(run=False), max_steps=3, save_strategy="steps", save_steps=3)
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_resumed_training_continues_the_series(tmp_path: Path, every: int) -> None:
+    whole = RWCCallback(run=False, every=every)
+    made, _ = trainer(tmp_path, whole, max_steps=6, save_strategy="steps", save_steps=3)
     made.train()
-    callback = RWCCallback(run=False)
-    made, weights = trainer(tmp_path, callback, max_steps=5)
+    resumed = RWCCallback(run=False, every=every)
+    made, _ = trainer(tmp_path, resumed, max_steps=6)
     made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert callback.monitor is not None
-    assert callback.monitor.history.steps.tolist() == [4, 5]
-    weights.check(callback.monitor.history)
+    assert whole.monitor is not None
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.steps.tolist() == list(range(every, 7, every))
+    np.testing.assert_allclose(resumed.monitor.history.rwc, whole.monitor.history.rwc, rtol=1e-5)
