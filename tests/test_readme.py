@@ -1,0 +1,151 @@
+"""What README.md says, tried: its snippets run and measure, and the tests that it names exist."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from measure.processes import verdicts
+from standin import StandIn
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"(?:<!-- tested: (\w+) -->\n)?```python\n(.*?)```", README, re.DOTALL)
+SNIPPETS = {name: text for name, text in PYTHON if name}
+DEMO = PYTHON[0][1]
+
+
+def parts() -> dict[str, Any]:
+    import wandb
+
+    import rwc_wandb
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    loader = torch.utils.data.DataLoader(torch.randn(40, 4), batch_size=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {
+        "torch": torch, "wandb": wandb, "rwc_wandb": rwc_wandb, "model": model, "optimizer": optimizer, "loader": loader
+    }  # fmt: skip
+
+
+def steps_in_the_run(standin: StandIn) -> list[int]:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.run.finish()
+    (run,) = standin.runs.values()
+    return [
+        row["rwc/step"] for row in run.rows if "rwc/step" in row and any(key.startswith("rwc_stage/") for key in row)
+    ]
+
+
+def test_the_first_snippet(standin: StandIn) -> None:
+    exec(DEMO, {})
+    assert steps_in_the_run(standin) == list(range(50, 1001, 50))
+
+
+def test_the_options_are_the_defaults(standin: StandIn) -> None:
+    import wandb
+
+    (snippet,) = [text for _, text in PYTHON if text.startswith("monitor = rwc_wandb.watch(")]
+    names = parts()
+    wandb.init(project="my-project")
+    exec(snippet, names)
+    default = names["rwc_wandb"].watch(names["model"], names["optimizer"], prefix="other")
+    options = [(one.every, one.log_every, one.histogram_every) for one in (names["monitor"], default)]
+    assert options[0] == options[1]
+    wandb.run.finish()
+
+
+def test_accelerate(standin: StandIn) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    names = parts() | {"Accelerator": accelerate.Accelerator}
+    exec(SNIPPETS["accelerate"], names)
+    for _ in range(5):
+        for batch in names["loader"]:
+            names["accelerator"].backward(names["model"](batch).square().mean())
+            names["optimizer"].step()
+            names["optimizer"].zero_grad()
+    names["accelerator"].end_training()
+    assert steps_in_the_run(standin) == [50, 100]
+
+
+def test_transformers(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=11, n_positions=4, n_embd=4, n_layer=1, n_head=1)
+    tokens = torch.randint(0, 11, (64, 4))
+    names = {
+        "model": transformers.GPT2LMHeadModel(config),
+        "dataset": [{"input_ids": row, "labels": row} for row in tokens],
+        "Trainer": transformers.Trainer,
+        "TrainingArguments": transformers.TrainingArguments,
+    }
+    exec(SNIPPETS["transformers"], names)
+    # Before its end the Trainer commits no row by default: the windows of 10 and 20 are in one.
+    assert steps_in_the_run(standin) == [20, 24]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(standin: StandIn) -> None:
+    pl = pytest.importorskip("lightning.pytorch")
+    from lightning.pytorch.loggers import WandbLogger
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 4)
+
+        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    names = parts() | {"module": Module(), "Trainer": pl.Trainer, "WandbLogger": WandbLogger}
+    exec(SNIPPETS["lightning"], names)
+    assert steps_in_the_run(standin) == [10, 20, 30, 40]
+
+
+def fsdp2(folder: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    from rwc_wandb import History
+
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
+    names = parts()
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(4):
+            model(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    rank = torch.distributed.get_rank()
+    names["model"] = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    exec(SNIPPETS["fsdp2"], names | {"fully_shard": fully_shard, "rank": rank, "train": train})
+    if rank == 0:
+        names["wandb"].run.finish()
+        (saved,) = folder.glob("wandb/offline-run-*/files/rwc.safetensors")
+        history = History.load(saved)
+        assert history.steps.tolist() == [1, 2, 3, 4]
+        assert (history.rwc > 0).all()
+
+
+def test_fsdp2(tmp_path: Path) -> None:
+    assert verdicts([fsdp2], 2, tmp_path) == {"fsdp2": ""}
+
+
+def test_the_tests_that_it_names_exist() -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    table = README.split("| supported | shown by |")[1].split("\n\n")[0]
+    file = ""
+    named = re.findall(r"`(test_\w+\.py)?::(test_\w+)`", table)
+    assert len(named) > 20
+    for path, test in named:
+        file = path or file
+        assert f"def {test}(" in files[file], f"{file}::{test}"
