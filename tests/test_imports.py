@@ -38,6 +38,7 @@ def test_measure_knows_nobody() -> None:
     [
         ("rwc_wandb.log.rows", {"study", "cli", "integrations"}),
         ("rwc_wandb.view.render", {"study", "cli", "integrations", "log"}),
+        ("rwc_wandb.launch.command", {"study", "view", "log", "integrations", "bench"}),
         ("rwc_wandb.cli", {"study", "view", "log", "integrations", "bench"}),
     ],
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from rwc_wandb import Monitor, watch
@@ -45,7 +46,12 @@ class Finder:
         self._late: LateRun | None = None
         self._prefixes: list[tuple[str, object]] = []
         self.monitors: list[tuple[ref[Optimizer], Monitor]] = []
-        self._hook = register_optimizer_step_pre_hook(self._before_step)
+
+        @_disable_dynamo  # a compiled step calls it, and does not look into it
+        def before_step(optimizer: Optimizer, *_: object) -> None:
+            self._before_step(optimizer)
+
+        self._hook = register_optimizer_step_pre_hook(before_step)
 
     def close(self) -> None:
         """Flush and log what was measured; nothing is watched from here on."""
@@ -62,7 +68,7 @@ class Finder:
         if self._late is not None and self._late.is_ours:
             self._guarded("the end of the W&B run", partial(self._late.settle().finish, exit_code=exit_code))
 
-    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+    def _before_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._process:
             return
         if id(optimizer) in self._lagging:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from rwc_wandb.measure.consumer import Consumer
 from rwc_wandb.measure.delivery import Delivery
@@ -163,6 +164,7 @@ class Monitor:
     ) -> None:
         self.close()
 
+    @_disable_dynamo  # a compiled step calls it, and does not look into it
     def _after_step(self, optimizer: Any = None, *_: object) -> None:
         self.step += 1
         self._skips.note(optimizer)
@@ -171,6 +173,7 @@ class Monitor:
         elif not self._readback.is_idle or self._histograms:
             self.guarded(self._receive)
 
+    @_disable_dynamo
     def _after_other_step(self, optimizer: Any, *_: object) -> None:
         self._skips.note_other(optimizer)
 
