@@ -21,12 +21,13 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
     import wandb
 
     monkeypatch.chdir(tmp_path)
+    # What wandb learnt from the environment of an earlier test, and the process that serves it, whose address is in the
+    # environment: put back after this test, it would lead the processes of later tests to nobody.
+    wandb.teardown()
     with StandIn() as server, mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             del os.environ[name]
         os.environ.update(server.environment(tmp_path))
-        # What wandb learnt from the environment of an earlier test, and the process that serves it.
-        wandb.teardown()
         yield server
         # A run that a failed test left open must find a server, or the teardown would wait for one.
         server.faults.clear()

@@ -5,5 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "RWC_WANDB_"))]:
-        monkeypatch.delenv(name)
+    # Not the address of wandb's own process, which may be another one when it would be put back.
+    for name in os.environ.keys() - {"WANDB_SERVICE"}:
+        if name.startswith(("WANDB_", "RWC_WANDB_")):
+            monkeypatch.delenv(name)
