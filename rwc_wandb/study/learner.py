@@ -16,7 +16,7 @@ import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.batches import Batches
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import DataSet, Images, check_data_set, load_data
+from rwc_wandb.study.data import Images, check_data_set, load_data
 from rwc_wandb.study.models import build_model, check_model, smallest_image
 
 
@@ -39,15 +39,18 @@ LEAST_CHANNELS_LAST = 16
 
 def build(config: TrainConfig) -> Learner:
     """Data, model and optimizer, prepared by Accelerate for the processes that there are."""
-    data_set = check_data_set(config.dataset)
+    check_data_set(config.dataset)
     check_model(config.model)
-    side = config.image_size or max(data_set.side, smallest_image(config.model))
     accelerator = accelerator_for(config)
     with accelerator.main_process_first():
-        images, test_images = load_data(
-            config.dataset, Path(config.data_dir), side, config.limit_train, config.limit_test
-        )
-    return assemble(config, accelerator, data_set, images, test_images)
+        images, test_images = load_images(config)
+    return assemble(config, accelerator, images, test_images)
+
+
+def load_images(config: TrainConfig) -> tuple[Images, Images]:
+    """Training and test images, of the size that is asked for or that the model needs."""
+    side = config.image_size or max(check_data_set(config.dataset).side, smallest_image(config.model))
+    return load_data(config.dataset, Path(config.data_dir), side, config.limit_train, config.limit_test)
 
 
 def accelerator_for(config: TrainConfig) -> Accelerator:
@@ -66,12 +69,10 @@ def accelerator_for(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def assemble(
-    config: TrainConfig, accelerator: Accelerator, data_set: DataSet, images: Images, test_images: Images
-) -> Learner:
-    """A learner of these images."""
+def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test_images: Images) -> Learner:
+    """A learner of these images, which are varied and normalised as those of the data set that is configured."""
     set_seed(config.seed)
-    device, side = accelerator.device, images.images.shape[-1]
+    data_set, device, side = check_data_set(config.dataset), accelerator.device, images.images.shape[-1]
     classes = data_set.classes or int(images.labels.max()) + 1
     model = build_model(config.model, images.images.shape[1], classes, side)
     try:
