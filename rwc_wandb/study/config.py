@@ -58,7 +58,9 @@ class TrainConfig:
     target_accuracy: float | None = _option(
         None, "stop once the test accuracy (0 to 1) reaches this; the authors used 0.94", _optional(float)
     )
-    precision: str = _option("fp32", "fp32 or bf16 (automatic mixed precision; weights stay fp32)", str)
+    precision: str = _option(
+        "fp32", "fp32 or bf16 (mixed precision; weights stay fp32; slow on CPUs without bf16)", str
+    )
     compile: bool = _option(False, "torch.compile the model", _boolean)
     image_size: int | None = _option(
         None, "side of the square images; default: 32, digits 8 where the model allows, imagefolder 224", _optional(int)
