@@ -135,9 +135,9 @@ def _listed(optimizer: Any) -> list[Any]:
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's or Lightning's wrapper."""
+    """The torch optimizer inside Accelerate's or Lightning's wrapper, which may imitate one but calls no hooks."""
     wrapped = optimizer
-    while not isinstance(wrapped, torch.optim.Optimizer) or "Accelerated" in type(wrapped).__name__:
+    while not isinstance(wrapped, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(wrapped):
         if "DeepSpeed" in type(wrapped).__name__:
             raise UserError(
                 "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
