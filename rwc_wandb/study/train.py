@@ -146,11 +146,18 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
         total = config.epochs * steps_per_epoch
         bar = progress.add_task("", total=total, completed=session.steps, loss="", speed="")
 
-        def after_step(loss: str, speed: str) -> bool:
+        def show(loss: float, speed: float) -> None:
+            progress.update(
+                bar,
+                completed=session.steps + 1,  # The step that is shown is made, but not yet counted.
+                description=f"epoch {session.place.epoch}/{config.epochs}",
+                loss=f"{loss:.3f}",
+                speed=f"{speed:,.0f}",
+                refresh=True,
+            )
+
+        def after_step() -> bool:
             session.steps += 1
-            shown = {"loss": loss, "speed": speed} if loss else {}
-            description = f"epoch {session.place.epoch}/{config.epochs}"
-            progress.update(bar, advance=1, description=description, **shown)  # type: ignore[arg-type]
             is_last = session.place.step == steps_per_epoch
             if _must_stop(session, signals):
                 save()
@@ -161,10 +168,11 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
 
         while session.place.epoch <= config.epochs:
             epoch = session.place.epoch
-            trained = train_epoch(learner, session.place, after_step)
+            trained = train_epoch(learner, session.place, after_step, None if progress.disable else show)
             if trained is None:
                 return None
             metrics = trained | evaluate(learner)
+            progress.update(bar, completed=session.steps, refresh=True)
             session.best = max(session.best, metrics["test/accuracy"])
             if session.run is not None and folder is not None:
                 session.monitor.flush()
@@ -234,6 +242,8 @@ def _progress(console: Console, is_main: bool) -> Progress:
         TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s"),
         TimeRemainingColumn(),
         console=console,
+        # Drawn where the loss is looked at: a thread of its own would take the interpreter from training.
+        auto_refresh=False,
         disable=not (is_main and console.is_terminal),
     )
 

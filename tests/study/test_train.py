@@ -96,15 +96,18 @@ def launched(words: list[str], processes: int, folder: Path) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_series_equals_that_of_the_saved_weights(processes: int, tmp_path: Path) -> None:
-    printed = launched([*QUICK, "--epochs", "3"], processes, tmp_path / "weights")
+@pytest.mark.parametrize(("processes", "precision"), [(1, "fp32"), (2, "fp32"), (1, "bf16")])
+def test_series_equals_that_of_the_saved_weights(processes: int, precision: str, tmp_path: Path) -> None:
+    """With bf16 too the weights, and what is measured of them, are fp32; convolutions are channels_last."""
+    printed = launched([*QUICK, "--epochs", "3", "--precision", precision], processes, tmp_path / "weights")
     assert printed.count("epoch 3/3") == 1
     (folder,) = (tmp_path / "runs").iterdir()
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     history = History.load(folder / "rwc.safetensors")
     weights = saved_weights(tmp_path / "weights")
     assert len(weights) == 4
+    assert {weight.dtype for name, weight in weights[-1].items() if name.endswith("weight")} == {torch.float32}
+    assert weights[-1]["layer1.0.conv1.weight"].is_contiguous(memory_format=torch.channels_last)
     assert history.steps.tolist() == [3, 6, 9]
     check_against_saved_weights(history, weights)
 
