@@ -60,7 +60,7 @@ def watch(
             `monitor.history`.
         prefix: what keys start with.
         rows: "attached": our values join the row that you commit next, your step counter never moves.
-            "own": rows of our own.
+            "own": rows of our own, each of which moves it on: do not log with `step=` yourself then.
         alert_above, alert_below: send a W&B alert, once per run, when the mean RWC of a layer over a row rises above
             (0.5 is much, per step) or falls below (1e-7 is what fp32 still resolves); None: no alert. Weights that are
             not finite always send one.
@@ -121,7 +121,9 @@ def watch(
         share=share and ranks is not None,
     )
     if consumer is not None:
-        _close_with(consumer.run, monitor, consumer.finish)
+        from rwc_wandb.log.ending import end_with
+
+        end_with(consumer.run, monitor, consumer)
     elif ranks is not None:
         # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
         atexit.register(monitor.close)
@@ -135,9 +137,9 @@ def _listed(optimizer: Any) -> list[Any]:
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's or Lightning's wrapper."""
+    """The torch optimizer inside Accelerate's or Lightning's wrapper, which may imitate one but calls no hooks."""
     wrapped = optimizer
-    while not isinstance(wrapped, torch.optim.Optimizer) or "Accelerated" in type(wrapped).__name__:
+    while not isinstance(wrapped, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(wrapped):
         if "DeepSpeed" in type(wrapped).__name__:
             raise UserError(
                 "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
@@ -192,20 +194,3 @@ def _active_run(run: Run | None) -> Run:
     if active is None:
         raise wandb.Error("watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B).")
     return active
-
-
-def _close_with(run: Run, monitor: Monitor, after: Callable[[], None]) -> None:
-    """Close the monitor when the run finishes, or else when the interpreter ends."""
-
-    def finish() -> None:
-        atexit.unregister(finish)
-        monitor.close()
-        monitor.guarded(after)
-
-    # W&B has no public hook for the end of a run; its own integrations use this one.
-    hooks = getattr(run, "_teardown_hooks", None)
-    if hooks is not None:
-        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
-
-        hooks.append(TeardownHook(finish, TeardownStage.EARLY))
-    atexit.register(finish)

@@ -229,8 +229,8 @@ def _among(only: set[int], choice: str) -> Callable[[str, Tensor], bool]:
 
 
 def _name(model: nn.Module) -> str:
-    """The model's class, seen through DDP's, FSDP's and torch.compile's wrappers."""
-    for attribute in ("module", "_orig_mod", "_fsdp_wrapped_module") * 2:
+    """The model's class, seen through the wrappers of DDP, FSDP, torch.compile and Lightning's Fabric."""
+    for attribute in ("_forward_module", "module", "_orig_mod", "_fsdp_wrapped_module") * 2:
         inner = model._modules.get(attribute)
         model = inner if inner is not None and not list(model.parameters(recurse=False)) else model
     return type(model).__name__

@@ -22,7 +22,9 @@ Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 
 Path = list[tuple[dict[str, Any], str, object]]
 
-_WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _BLOCK = re.compile(r"(?:^|\.)(layer|stage|block|group)s?[._]?(\d+)(?=[._]|$)")
 _MOST_BLOCKS = 8
 """More blocks than this (a ViT has 12 or more) are no stages any more: thirds by depth are."""

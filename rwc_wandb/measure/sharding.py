@@ -94,11 +94,6 @@ def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The tensor that holds this rank's elements."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor
-
-
 def is_measurable(tensor: Tensor) -> bool:
     """Whether its elements are floating-point numbers in memory; not so integers and the quantised types of torchao."""
     return tensor.is_floating_point() and (is_dtensor(tensor) or not is_traceable_wrapper_subclass(tensor))

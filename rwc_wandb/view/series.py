@@ -28,7 +28,8 @@ class Series:
         values: [T, L] RWC, the mean over the runs that have a finite value there.
         stage_names: [S] in forward order.
         stage_means: [T, S].
-        stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer.
+        stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer that
+            changes.
         runs: the number of runs.
         steps_per_epoch: what turns steps into epochs on the time axis; None: the axis shows steps.
         elementwise: whether the values are the element-wise variant.
@@ -79,8 +80,10 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     if len(histories) > 1:
         low, high = _over_runs(np.nanmin, means), _over_runs(np.nanmax, means)
     else:
-        of_stage = [values[0][:, np.array(first.stages) == name] for name in stage_names]
-        low, high = (np.stack([end(columns, axis=1) for columns in of_stage], 1) for end in (np.min, np.max))
+        # What stands still has no place on a logarithmic axis: the band is of the layers that change.
+        changing = np.where(values[0] > 0, values[0], np.nan)
+        of_stage = [changing[:, np.array(first.stages) == name].T for name in stage_names]
+        low, high = (np.stack([_over_runs(end, layers) for layers in of_stage], 1) for end in (np.nanmin, np.nanmax))
     return Series(
         layers=first.layers,
         stages=first.stages,

@@ -75,3 +75,13 @@ def test_the_first_different_layer_is_named() -> None:
     other.layers[2] = "elsewhere"
     with pytest.raises(UserError, match=r"depth 2: 'elsewhere' against 'layer2\.2\.conv'"):
         series([made_up(), other])
+
+
+def test_the_band_of_one_run_is_of_the_layers_that_change() -> None:
+    history = made_up(layers=6, measurements=4)  # two layers a stage
+    history.rwc[1, 0], history.rwc[2, 0], history.rwc[3, :2] = 0, np.nan, 0
+    drawn = series([history])
+    other = history.rwc[:, 1].astype(float)
+    np.testing.assert_array_equal(drawn.stage_low[1:, 0], [other[1], other[2], np.nan])
+    np.testing.assert_array_equal(drawn.stage_high[1:, 0], [other[1], other[2], np.nan])
+    np.testing.assert_array_equal(drawn.stage_low[0, 0], history.rwc[0, :2].astype(float).min())
