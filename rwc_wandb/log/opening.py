@@ -37,12 +37,13 @@ def open_run(**options: Any) -> tuple[Run, str]:
         if not run.offline:
             return run, f"W&B run: {run.url}"
         reason = "WANDB_MODE is offline"
-    except wandb.Error as error:
+    # Settings that cannot be, from the environment too, are wandb.Error or pydantic's ValueError.
+    except (wandb.Error, ValueError) as error:
         unreached = f"{type(error).__name__}, no server reached"
         reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
         try:
             run = _init(options, mode="offline")
-        except wandb.Error as refused:
+        except (wandb.Error, ValueError) as refused:
             raise UserError(f"W&B refused the run: {refused}") from refused
     return run, f"W&B is offline ({reason}); later: wandb login, then wandb sync {Path(run.dir).parent}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.config import TrainConfig
+from rwc_wandb.study.folders import write_whole
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -28,7 +29,8 @@ def open_training_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
     known = path.read_text().strip() if path.is_file() else None
     # A sweep's agent names the run itself.
     run_id = os.environ.get("WANDB_RUN_ID") or known or secrets.token_hex(4)
-    path.write_text(run_id)
+    if run_id != known:
+        write_whole(path, run_id)
     run, line = open_run(
         project=os.environ.get("WANDB_PROJECT", config.project),
         id=run_id,

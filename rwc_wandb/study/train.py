@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import rwc_wandb
+from rwc_wandb.errors import UserError
 from rwc_wandb.study.checkpoint import Checkpoints
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.epoch import Place, evaluate, train_epoch
-from rwc_wandb.study.learner import Learner, build
+from rwc_wandb.study.epoch import evaluate, train_epoch
+from rwc_wandb.study.folders import new_folders
+from rwc_wandb.study.learner import build
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.results import (
     append_metrics,
@@ -24,6 +26,7 @@ from rwc_wandb.study.results import (
     read_result,
     write_result,
 )
+from rwc_wandb.study.session import Session, start_of
 from rwc_wandb.study.signals import StopSignals
 from rwc_wandb.study.tracking import open_training_run
 from rwc_wandb.view.render import write_pictures
@@ -32,48 +35,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 STOP_EVERY = 50
-"""Steps after which several processes ask one another whether to stop."""
-
-
-@dataclass
-class Session:
-    """A training under way: what is needed to go on with it elsewhere, and where it reports.
-
-    `folder`, `run` and `checkpoints` are there on the main process only.
-    """
-
-    learner: Learner
-    monitor: rwc_wandb.Monitor
-    place: Place
-    steps: int
-    best: float
-    console: Console
-    folder: Path | None
-    run: Run | None
-
-    def state(self) -> dict[str, Any]:
-        accelerator = self.learner.accelerator
-        return {
-            "model": accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).state_dict(),
-            "optimizer": self.learner.optimizer.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "epoch": self.place.epoch,
-            "step": self.place.step,
-            "totals": self.place.totals,
-            "steps": self.steps,
-            "best": self.best,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        accelerator = self.learner.accelerator
-        accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).load_state_dict(state["model"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
-        if accelerator.is_main_process:
-            self.monitor.load_state_dict(state["monitor"])
-        # Only the main process's totals were kept: they are summed over all in the end.
-        totals = state["totals"].to(accelerator.device) if accelerator.is_main_process else self.place.totals
-        self.place = Place(state["epoch"], state["step"], totals)
-        self.steps, self.best = state["steps"], state["best"]
+"""Steps on a GPU after which several processes ask one another whether to stop, which waits for it; 1 on a CPU."""
 
 
 def train(config: TrainConfig, resume: bool = False) -> int:
@@ -90,21 +52,30 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     """
     started = folder_to_resume(config) if resume else None
     if started and read_result(started):
+        Checkpoints(started).remove()
         print(f"{started} has finished: nothing to resume.")
         return 0
     learner = build(config)
-    accelerator = learner.accelerator
-    console = Console()
+    accelerator, steps_per_epoch = learner.accelerator, len(learner.loader)
+    every = _steps(config.rwc_every, steps_per_epoch) or steps_per_epoch
+    if every > config.epochs * steps_per_epoch:
+        raise UserError(f"--rwc-every {every}: it takes at most the run's {config.epochs * steps_per_epoch} steps.")
+    console = Console(quiet=not accelerator.is_main_process)
     folder, run = None, None
     if accelerator.is_main_process:
-        folder = started or make_folder(config)
-        run, where = open_training_run(config, folder)
+        with new_folders(config.run_folder):
+            folder = started or make_folder(config)
+            try:
+                run, where = open_training_run(config, folder)
+            except UserError:
+                if not started:
+                    shutil.rmtree(folder)
+                raise
         console.print(where, soft_wrap=True, markup=False, highlight=False)
-    steps_per_epoch = len(learner.loader)
     monitor = rwc_wandb.watch(
         learner.model,
         learner.optimizer,
-        every=_steps(config.rwc_every, steps_per_epoch) or steps_per_epoch,
+        every=every,
         log_every=1 if config.rwc_every == "epoch" else 50,
         histogram_every=_steps(config.histogram_every, steps_per_epoch),
         layers=config.layers,
@@ -113,7 +84,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         rows="attached" if config.rwc_every == "epoch" else "own",
     )
     monitor.history.steps_per_epoch = steps_per_epoch
-    session = Session(learner, monitor, _start_of(1, learner), 0, 0.0, console, folder, run)
+    session = Session(learner, monitor, start_of(1, learner), 0, 0.0, console, folder, run)
     state = Checkpoints(started).latest() if started else None
     if state is not None:
         session.load(state)
@@ -139,8 +110,9 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
     metrics: dict[str, float] | None = None
 
     def save() -> None:
+        state = session.state()
         if checkpoints is not None:
-            checkpoints.save(session.steps, session.state())
+            checkpoints.save(session.steps, state)
 
     with _progress(session.console, accelerator.is_main_process) as progress:
         total = config.epochs * steps_per_epoch
@@ -179,7 +151,7 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
                 session.run.log({"epoch": epoch} | metrics)
                 append_metrics(folder, {"epoch": epoch} | metrics)
                 _say(session.console, progress, config, epoch, metrics)
-            session.place = _start_of(epoch + 1, learner)
+            session.place = start_of(epoch + 1, learner)
             if config.target_accuracy is not None and metrics["test/accuracy"] >= config.target_accuracy:
                 break
             if checkpoint_every and session.steps % checkpoint_every == 0 and epoch < config.epochs:
@@ -194,7 +166,8 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
     run.summary.update({"test/best_accuracy": session.best, "test/last_accuracy": metrics["test/accuracy"]})
     monitor.history.save(folder / "rwc.safetensors")
     run.finish()
-    write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
+    if len(monitor.history):
+        write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
     print_layers(console, monitor.history)
     console.print(
         f"Best test accuracy {session.best:.2%}. Look at {folder / 'rwc.html'}", soft_wrap=True, highlight=False
@@ -216,15 +189,11 @@ def _leave(session: Session) -> None:
     session.learner.accelerator.end_training()
 
 
-def _start_of(epoch: int, learner: Learner) -> Place:
-    return Place(epoch, 0, torch.zeros(3, dtype=torch.float64, device=learner.accelerator.device))
-
-
 def _must_stop(session: Session, signals: StopSignals) -> bool:
     accelerator = session.learner.accelerator
     if accelerator.num_processes == 1:
         return signals.received is not None
-    if session.steps % STOP_EVERY:
+    if accelerator.device.type != "cpu" and session.steps % STOP_EVERY:
         return False
     heard = torch.tensor(float(signals.received is not None), device=accelerator.device)
     return bool(accelerator.reduce(heard, "sum") > 0)
