@@ -66,7 +66,10 @@ class Finder:
     def finish_own_run(self, exit_code: int) -> None:
         """End the W&B run, if it was not the script's. Its exit code is the script's."""
         if self._late is not None and self._late.is_ours:
-            self._guarded("the end of the W&B run", partial(self._late.settle().finish, exit_code=exit_code))
+            from rwc_wandb.log.opening import finish_run
+
+            if line := finish_run(self._late.settle(), exit_code):
+                say(line)
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._process:

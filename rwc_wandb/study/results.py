@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
+from rwc_wandb.files import whole_file
 from rwc_wandb.study.config import TrainConfig
 
 RESULT_FILE = "result.yaml"
@@ -31,12 +34,15 @@ def make_folder(config: TrainConfig) -> Path:
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
             folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+            with whole_file(folder / "config.yaml") as unfinished:
+                unfinished.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
             return folder
         except FileExistsError:
             if not folder.is_dir():
                 break
         except OSError as error:
+            with suppress(OSError):
+                folder.rmdir()
             reason = error.strerror or error
             raise UserError(
                 f"--output {config.output}: {folder} cannot be written ({reason}); name another."
@@ -68,28 +74,24 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """The last thing that a run writes: it has finished when this file is there."""
-    unfinished = folder / f"{RESULT_FILE}.tmp"
-    with unfinished.open("w") as file:
+    with whole_file(folder / RESULT_FILE) as unfinished, unfinished.open("w") as file:
         yaml.safe_dump(result, file, sort_keys=False)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(folder / RESULT_FILE)
 
 
-def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one epoch to `metrics.csv`, in place of this epoch and later ones of a run that was stopped."""
+def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add epochs to `metrics.csv`, in place of these epochs and later ones of a run that was stopped."""
     path = folder / METRICS_FILE
     kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
             kept = [old for old in csv.DictReader(file) if (old["epoch"] or "").isdigit()]
-    kept = [old for old in kept if int(old["epoch"]) < row["epoch"]]
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
+    kept = [old for old in kept if int(old["epoch"]) < rows[0]["epoch"]]
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows([*kept, row])
-    unfinished.replace(path)
+        writer.writerows([*kept, *rows])
 
 
 def print_layers(console: Console, history: History) -> None:
