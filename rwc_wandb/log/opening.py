@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from wandb import Run
 
 SECONDS_TO_OPEN = 30
-"""What a server has to answer, before a run of ours goes offline (`WANDB_INIT_TIMEOUT` wins)."""
+"""What a server has to answer, before a run of ours goes offline (`WANDB_INIT_TIMEOUT` wins). The client's check of the
+API key comes before it, and takes up to 10 s more."""
 
 SECONDS_TO_FINISH = 60
 """What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
@@ -44,9 +45,12 @@ def open_run(**options: Any) -> tuple[Run, str]:
     except wandb.Error as error:
         unreached = f"{type(error).__name__}, no server reached"
         reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
+        if "id" in options or "WANDB_RUN_ID" in os.environ:
+            # Else the client says that the id is in use: by the attempt that has just failed.
+            wandb.teardown()
         try:
             run = _init(options, mode="offline")
-        except wandb.Error as refused:
+        except Exception as refused:
             raise UserError(f"W&B refused the run: {refused}") from refused
     return run, f"W&B is offline ({reason}); later: wandb login, then wandb sync {Path(run.dir).parent}"
 
