@@ -70,13 +70,16 @@ def _init(options: dict[str, Any], mode: Any) -> Run:
 
 
 def finish_run(run: Run, exit_code: int | None = None) -> str:
-    """End a run that `open_run` has opened; a line that tells what is missing at W&B, "" where nothing is."""
+    """End a run that `open_run` has opened; a line for the case that the server did not take all of it, else "".
+
+    Raises:
+        OSError: W&B cannot write its own files.
+    """
     try:
         run.finish(exit_code=exit_code)
-    except Exception as error:
-        reason = "it did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+    except TimeoutError:
         folder = Path(run.dir).parent
-        return f"W&B lacks a part of the run ({reason}); later: wandb sync --include-online {folder}"
+        return f"W&B has not taken all of the run in time; later: wandb sync --include-online {folder}"
     return ""
 
 

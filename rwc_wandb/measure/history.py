@@ -122,8 +122,9 @@ class History:
                 series = {key: file.get_tensor(key) for key in _SERIES}
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise HistoryError(f"{path} cannot be read as a history ({error}): was it cut short?") from error
-        shape = (len(series["steps"]), len(history.layers))
-        if series["rwc"].shape != shape or series["rwc_elementwise"].shape != shape:
+        shape = (series["steps"].size, len(history.layers))
+        lengths = len(history.stages), len(history.sizes)
+        if series["rwc"].shape != shape or series["rwc_elementwise"].shape != shape or lengths != (shape[1],) * 2:
             raise HistoryError(f"{path} holds {series['rwc'].shape} values where its steps and layers say {shape}.")
         history.append(**series)
         return history

@@ -221,8 +221,9 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
 
 
 def _finish_run(session: Session) -> None:
-    if session.run is not None and (line := finish_run(session.run)):
-        session.losses.say(line)
+    with session.losses.of("W&B's files"):
+        if session.run is not None and (line := finish_run(session.run)):
+            session.losses.say(line)
 
 
 def _leave(session: Session) -> None:

@@ -115,7 +115,9 @@ def test_the_study_loses_nothing(
     with capsys.disabled():
         print(f"\n{fault} at the {moment}: {took:.1f} s in all")
     said = capsys.readouterr().out
-    expected = r"W&B is offline \(CommError, no server" if moment == "start" else "W&B lacks a part of the run"
+    expected = (
+        r"W&B is offline \(CommError, no server" if moment == "start" else "W&B has not taken all of the run in time"
+    )
     (line,) = re.findall(rf"{expected}.* wandb sync .*", said)
     assert said.count("wandb sync") == 1
     server = synced(standin, Path(line.split()[-1]))
