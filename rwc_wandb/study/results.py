@@ -104,6 +104,6 @@ def print_layers(console: Console, history: History) -> None:
     if len(history):
         rows = zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True)
         for layer, stage, size, values in rows:
-            numbers = (f"{value:.4g}" for value in (values[0], values[-1], np.mean(values)))
+            numbers = (f"{value:.4g}" for value in (values[0], values[-1], values.mean(dtype=np.float64)))
             table.add_row(layer, stage, f"{size:,}", *numbers)
     console.print(table)

@@ -79,8 +79,8 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     if len(histories) > 1:
         low, high = _over_runs(np.nanmin, means), _over_runs(np.nanmax, means)
     else:
-        of_stage = [values[0][:, np.array(first.stages) == name] for name in stage_names]
-        low, high = (np.stack([end(columns, axis=1) for columns in of_stage], 1) for end in (np.min, np.max))
+        of_stage = [values[0][:, np.array(first.stages) == name].T for name in stage_names]
+        low, high = (np.stack([_over_runs(end, rows) for rows in of_stage], 1) for end in (np.nanmin, np.nanmax))
     return Series(
         layers=first.layers,
         stages=first.stages,
@@ -133,7 +133,7 @@ def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) ->
 
 
 def _over_runs(reduction: Callable[..., Any], values: Values) -> Values:
-    """`values` [R, T, ...] reduced over the runs; NaN only where no run has a value."""
+    """`values` [R, T, ...] reduced over the runs (or the layers of one); NaN only where none has a value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(reduction(values, axis=0))

@@ -38,6 +38,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch, standin: StandIn) -> None:
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     monkeypatch.setattr(charts, "SECONDS_TO_ANSWER", 1)
+    # Registered charts: no page of them, which takes seconds to make.
+    monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
 
 
 def spoil(standin: StandIn, fault: str) -> None:
