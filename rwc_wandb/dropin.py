@@ -14,12 +14,14 @@ import torch
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find_layers
-from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
 from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.sharding import is_sharded
 
 if TYPE_CHECKING:
     from wandb import Run
+
+    from rwc_wandb.log.rows import RunRows
 
 
 def watch(
@@ -121,7 +123,7 @@ def watch(
         share=share and ranks is not None,
     )
     if consumer is not None:
-        _close_with(consumer.run, monitor, consumer.finish)
+        _close_with(consumer, monitor)
     elif ranks is not None:
         # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
         atexit.register(monitor.close)
@@ -194,16 +196,25 @@ def _active_run(run: Run | None) -> Run:
     return active
 
 
-def _close_with(run: Run, monitor: Monitor, after: Callable[[], None]) -> None:
+def _close_with(consumer: RunRows, monitor: Monitor) -> None:
     """Close the monitor when the run finishes, or else when the interpreter ends."""
+    still_open = [monitor]
+    # A long run does not keep every model in memory that was once trained in it.
+    consumer.when_closed = still_open.clear
 
     def finish() -> None:
         atexit.unregister(finish)
-        monitor.close()
-        monitor.guarded(after)
+        for one in list(still_open):
+            one.close()
+        try:
+            consumer.finish()
+        except Exception as error:
+            warnings.warn(
+                f"rwc_wandb lost the last rows: {type(error).__name__}: {error}", MonitoringStopped, stacklevel=2
+            )
 
     # W&B has no public hook for the end of a run; its own integrations use this one.
-    hooks = getattr(run, "_teardown_hooks", None)
+    hooks = getattr(consumer.run, "_teardown_hooks", None)
     if hooks is not None:
         from wandb.sdk.wandb_run import TeardownHook, TeardownStage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,6 +92,7 @@ class RunRows:
         self._pending_step = 0
         self._allowance = float(VALUES_PER_MINUTE)
         self._refilled = time.monotonic()
+        self.when_closed: Callable[[], None] = lambda: None
         run.define_metric(f"{prefix}/step", hidden=True)
         # W&B makes a panel for every key that is not hidden: 54 layers shall not be a wall of 54. The charts show them.
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
@@ -117,6 +119,7 @@ class RunRows:
         self._alerts.nonfinite(layer, step, count)
 
     def close(self, history: History) -> None:
+        self.when_closed()
         if self.run.disabled:
             return
         if self._unsent:
