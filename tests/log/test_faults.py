@@ -24,6 +24,7 @@ from training import Training, rwc_rows
 from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
+from rwc_wandb.log.opening import SECONDS_TO_FINISH, finish_run, open_run
 from rwc_wandb.study import train
 
 FAULTS = ["down", "hang", "close", "500", "429"]
@@ -60,6 +61,19 @@ def synced(standin: StandIn, folder: Path) -> ServerRun:
     subprocess.run(command, check=True, capture_output=True, timeout=100)
     (run,) = standin.runs.values()
     return run
+
+
+@pytest.mark.parametrize(("variable", "seconds"), [(None, SECONDS_TO_FINISH), ("7", 7)])
+def test_a_run_of_ours_does_not_wait_for_ever(
+    variable: str | None, seconds: int, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    if variable:
+        monkeypatch.setenv("WANDB_FINISH_TIMEOUT", variable)
+    run, _ = open_run(project="p")
+    assert (run.settings.finish_timeout, run.settings.finish_timeout_raises) == (seconds, True)
+    assert run.settings.init_timeout == 2
+    assert finish_run(run) == ""
 
 
 @pytest.mark.parametrize("fault", FAULTS if SLOW else ["hang"])
