@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.files import whole_file
 
 FORMAT = "rwc_wandb.history.1"
 _METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
@@ -90,13 +91,17 @@ class History:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; all else in the metadata (JSON).
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. It takes 8 T + 8 T L bytes, and the metadata.
+
+        Raises:
+            OSError: it cannot be written.
         """
-        path = Path(path)
         metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA}
-        unfinished = path.with_name(path.name + ".tmp")
-        save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
-        unfinished.replace(path)
+        try:
+            with whole_file(Path(path)) as unfinished:
+                save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> History:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rwc_wandb.files import whole_file
+
 
 @contextlib.contextmanager
 def new_folders(path: Path) -> Iterator[None]:
@@ -23,9 +25,7 @@ def new_folders(path: Path) -> Iterator[None]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write the file so that a kill at any moment leaves the old content or the new."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -7,6 +7,7 @@ import errno
 import io
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +107,18 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_whole(folder / RESULT_FILE, yaml.safe_dump(result, sort_keys=False))
 
 
-def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one epoch to `metrics.csv`, in place of this epoch and later ones of a run that was stopped."""
+def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add epochs to `metrics.csv`, in place of these epochs and later ones of a run that was stopped."""
     path = folder / METRICS_FILE
     kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
             kept = [old for old in csv.DictReader(file) if (old["epoch"] or "").isdigit()]
-    kept = [old for old in kept if int(old["epoch"]) < row["epoch"]]
+    kept = [old for old in kept if int(old["epoch"]) < rows[0]["epoch"]]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(row))
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows([*kept, row])
+    writer.writerows([*kept, *rows])
     write_whole(path, text.getvalue())
 
 
@@ -131,6 +132,6 @@ def print_layers(console: Console, history: History) -> None:
     if len(history):
         rows = zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True)
         for layer, stage, size, values in rows:
-            numbers = (f"{value:.4g}" for value in (values[0], values[-1], np.mean(values)))
+            numbers = (f"{value:.4g}" for value in (values[0], values[-1], values.mean(dtype=np.float64)))
             table.add_row(layer, stage, f"{size:,}", *numbers)
     console.print(table)

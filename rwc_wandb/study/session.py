@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 import rwc_wandb
 from rwc_wandb.study.epoch import Place
 from rwc_wandb.study.learner import Learner
+from rwc_wandb.study.losses import Losses
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -30,8 +31,11 @@ class Session:
     steps: int
     best: float
     console: Console
+    losses: Losses
     folder: Path | None
     run: Run | None
+    unwritten: list[dict[str, float]] = field(default_factory=list)
+    """Epochs that are not in `metrics.csv` yet."""
 
     def state(self) -> dict[str, Any]:
         """On every process: each has its own share of the totals."""

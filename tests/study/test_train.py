@@ -79,6 +79,19 @@ def test_target_accuracy_ends_the_run(tmp_path: Path) -> None:
     assert len((folder / "metrics.csv").read_text().splitlines()) == 2
 
 
+def test_a_training_that_diverges_is_recorded_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="weights of layer .* are NaN or infinite after optimizer step") as warned:
+        assert main([*QUICK, "--epochs", "3", "--lr", "1e6"]) == 0
+    assert len(warned) == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    history = History.load(folder / "rwc.safetensors")
+    assert np.isnan(history.rwc[-1]).all()
+    assert {"rwc.png", "rwc.html", "result.yaml"} <= {path.name for path in folder.iterdir()}
+    table = [line for line in capsys.readouterr().out.splitlines() if "layer4" in line]
+    assert all(line.count("nan") >= 2 for line in table)
+    assert table
+
+
 def launched(words: list[str], processes: int, folder: Path) -> str:
     folder.mkdir()
     recording = str(Path(__file__).with_name("recording.py"))
