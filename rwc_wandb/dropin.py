@@ -17,6 +17,7 @@ from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find
 from rwc_wandb.measure.monitor import Monitor
 from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.sharding import is_sharded
+from rwc_wandb.options import check_options, refused
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -79,14 +80,10 @@ def watch(
             that did not come within 60 s where all are needed.
         wandb.Error: no run is active and none was given.
     """
-    for name, value in {"every": every, "log_every": log_every, "histogram_every": histogram_every}.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            allowed = "a whole number from 1" + (", or None for no histograms" if name == "histogram_every" else "")
-            raise ValueError(f"{name}={value!r}: it takes {allowed}.")
-    if rows not in ("attached", "own"):
-        raise ValueError(f'rows={rows!r}: it takes "attached" or "own".')
-    if not isinstance(prefix, str) or not prefix or "." in prefix:
-        raise ValueError(f'prefix={prefix!r}: it takes a word without dots (W&B loses their settings), such as "rwc".')
+    check_options(
+        every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,
+        rows=rows, alert_above=alert_above, alert_below=alert_below, share=share,
+    )  # fmt: skip
     optimizers = [_inner(one) for one in _listed(optimizer)]
     module = as_module(model)
     tracked = find_layers(module, layers, stages)
@@ -133,6 +130,10 @@ def watch(
 def _listed(optimizer: Any) -> list[Any]:
     if optimizer is None:
         return []
+    if isinstance(optimizer, (list, tuple)) and not optimizer:
+        raise ValueError(
+            "optimizer=[]: it takes an optimizer, several, or None: you then call monitor.measure() yourself."
+        )
     return list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
 
 
@@ -189,8 +190,11 @@ def _active_run(run: Run | None) -> Run:
     import wandb
 
     active = run if run is not None else wandb.run
-    if not hasattr(active, "define_metric"):
+    if run is not None and not hasattr(active, "define_metric"):
         active = getattr(active, "tracker", None)  # Accelerate's holds the run
+        if active is None:
+            allowed = "a W&B run, Accelerate's tracker of one, None (the active run) or False (no W&B)"
+            raise refused("run", run, allowed)
     if active is None:
         raise wandb.Error("watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B).")
     return active

@@ -19,6 +19,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from rwc_wandb import Monitor, watch
 
 if TYPE_CHECKING:
+    from wandb import Run
+
     from rwc_wandb.log.opening import LateRun
 
 
@@ -66,7 +68,7 @@ class Finder:
     def finish_own_run(self, exit_code: int) -> None:
         """End the W&B run, if it was not the script's. Its exit code is the script's."""
         if self._late is not None and self._late.is_ours:
-            self._guarded("the end of the W&B run", partial(self._late.settle().finish, exit_code=exit_code))
+            self._guarded("the end of the W&B run", partial(_finish, self._late.settle(), exit_code))
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._process:
@@ -166,6 +168,13 @@ class _Lagging:
         for monitor in self.monitors:
             if self._steps % monitor.every == 0:
                 monitor.measure(self._steps)
+
+
+def _finish(run: Run, exit_code: int) -> None:
+    from rwc_wandb.log.opening import finish_run
+
+    if line := finish_run(run, exit_code):
+        say(line)
 
 
 def _active_run() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,6 +93,7 @@ class RunRows:
         self._pending_step = 0
         self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
         self._budget = budget_of(run)
+        self.when_closed: Callable[[], None] = lambda: None
         run.define_metric(f"{prefix}/step", hidden=True)
         # W&B makes a panel for every key that is not hidden: 54 layers shall not be a wall of 54. The charts show them.
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
@@ -120,6 +122,7 @@ class RunRows:
         self._alerts.nonfinite(layer, step, count)
 
     def close(self, history: History) -> None:
+        self.when_closed()
         if self.run.disabled:
             return
         if self._unsent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.batches import Batches
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import Images, check_data_set, load_data
-from rwc_wandb.study.models import build_model, check_model, smallest_image
+from rwc_wandb.study.data import Images, check_data_set, count_classes, load_data
+from rwc_wandb.study.models import build_trainable, check_model, smallest_image
 
 
 @dataclass
@@ -78,12 +79,17 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
     """A learner of these images, which are varied and normalised as those of the data set that is configured."""
     set_seed(config.seed)
     data_set, device, side = check_data_set(config.dataset), accelerator.device, images.images.shape[-1]
-    classes = data_set.classes or int(images.labels.max()) + 1
-    model = build_model(config.model, images.images.shape[1], classes, side)
+    classes = count_classes(config.dataset, images, test_images)
+    smallest = max(1, min(2, config.batch_size // accelerator.num_processes, len(images) // accelerator.num_processes))
+    model = build_trainable(config.model, images.images.shape[1], classes, side, smallest)
     try:
         rwc_wandb.find_layers(model, config.layers)
     except ValueError as error:
-        raise UserError(f"--layers {config.layers}: {error}") from error
+        names = [layer.name for layer in rwc_wandb.find_layers(model, "all")]
+        raise UserError(
+            f"--layers {shlex.quote(config.layers)}: it matches no layer of {config.model}, such as {names[0]} or "
+            f'{names[-1]}; it takes "weights", "all" or a regular expression.'
+        ) from error
     layout = torch.contiguous_format
     if device.type == "cuda" or side >= LEAST_CHANNELS_LAST:
         layout = torch.channels_last

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from rwc_wandb.files import whole_file
 from rwc_wandb.measure.history import History
 from rwc_wandb.view.charts import Chart, charts, filled, spec
 from rwc_wandb.view.findings import findings
@@ -46,6 +47,7 @@ def write_pictures(
 
     Raises:
         UserError: nothing to draw, or runs that cannot be averaged.
+        OSError: a file cannot be written.
         ModuleNotFoundError: vl-convert is missing.
     """
     _vl_convert()
@@ -61,7 +63,8 @@ def write_pictures(
         data = png(spec_with_data) if pictures == "png" else svg(spec_with_data).encode()
         files[folder / f"{stem}{name.removeprefix('rwc')}.{pictures}"] = data
     for path, data in files.items():
-        path.write_bytes(data)
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
     return list(files)
 
 

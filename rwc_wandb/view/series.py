@@ -136,7 +136,7 @@ def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) ->
 
 
 def _over_runs(reduction: Callable[..., Any], values: Values) -> Values:
-    """`values` [R, T, ...] reduced over the runs; NaN only where no run has a value."""
+    """`values` [R, T, ...] reduced over the runs (or the layers of one); NaN only where none has a value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(reduction(values, axis=0))
