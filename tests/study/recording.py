@@ -11,12 +11,13 @@ import torch
 
 from rwc_wandb import cli
 from rwc_wandb.study import train
+from rwc_wandb.study.learner import Learner
 
 
 def main(folder: Path, words: list[str]) -> int:
     saved = 0
 
-    def save(learner: train.Learner) -> None:
+    def save(learner: Learner) -> None:
         nonlocal saved
         if learner.accelerator.is_main_process:
             torch.save(learner.accelerator.unwrap_model(learner.model).state_dict(), folder / f"{saved}.pt")
@@ -24,12 +25,12 @@ def main(folder: Path, words: list[str]) -> int:
 
     build, evaluate = train.build, train.evaluate
 
-    def recording_build(*arguments: Any) -> train.Learner:
+    def recording_build(*arguments: Any) -> Learner:
         learner = build(*arguments)
         save(learner)
         return learner
 
-    def recording_evaluate(learner: train.Learner) -> dict[str, float]:
+    def recording_evaluate(learner: Learner) -> dict[str, float]:
         save(learner)
         return evaluate(learner)
 
