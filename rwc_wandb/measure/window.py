@@ -11,7 +11,8 @@ from torch import Tensor
 from rwc_wandb.measure.kernels import Statistic, reduction_for
 from rwc_wandb.measure.kernels.layout import is_dense
 
-HISTOGRAM_BINS = 64
+HISTOGRAM_BINS = 32
+"""With 64, W&B's client takes twice as long to encode those of 161 layers, and sends 0.55 MB."""
 
 
 @dataclass
