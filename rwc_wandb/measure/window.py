@@ -11,8 +11,7 @@ from torch import Tensor
 from rwc_wandb.measure.kernels import Statistic, reduction_for
 from rwc_wandb.measure.kernels.layout import is_dense
 
-HISTOGRAM_BINS = 32
-"""With 64, W&B's client takes twice as long to encode those of 161 layers, and sends 0.55 MB."""
+HISTOGRAM_BINS = 64
 
 
 @dataclass
