@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -82,7 +81,8 @@ def _train(name: str, device: torch.device, arguments: argparse.Namespace) -> tr
         compile=arguments.compile,
     )
     with offline_run() as wandb_run:
-        return training.measure(config, arguments.dataset is None, arguments.steps, arguments.rounds, wandb_run)
+        is_synthetic = arguments.dataset is None
+        return training.measure(config, device, is_synthetic, arguments.steps, arguments.rounds, wandb_run)
 
 
 def _measure(name: str, device: torch.device, arguments: argparse.Namespace) -> table.ModelResults:
@@ -118,8 +118,6 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
         raise UserError(
             f"--output {arguments.output}: nothing can be written there ({error.strerror}); name another folder."
         ) from None
-    if arguments.device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
     return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

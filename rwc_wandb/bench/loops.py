@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from wandb import Run
 
 OURS = "ours"
-CEILING = "ceiling: ours on one fixed batch"
-BARE = "forward, backward, step alone"
+CEILING = "ceiling: one fixed batch"
+BARE = "bare steps on that batch"
 TORCHVISION = "torchvision and DataLoader"
-EVERY_EPOCH = "ours, RWC every epoch"
-EVERY_STEP = "ours, RWC every step"
-HISTOGRAMS = "ours, RWC every step, histograms"
+EVERY_EPOCH = "RWC every epoch"
+EVERY_STEP = "RWC every step"
+HISTOGRAMS = "RWC every step, histograms"
 
 
 def loops(learner: Learner, images: Images, run: Run) -> dict[str, Call]:

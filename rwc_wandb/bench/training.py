@@ -48,7 +48,9 @@ class TrainingResults:
     to_ours: Mapping[str, Spread]
 
 
-def measure(config: TrainConfig, is_synthetic: bool, steps: int | None, rounds: int, run: Run) -> TrainingResults:
+def measure(
+    config: TrainConfig, device: torch.device, is_synthetic: bool, steps: int | None, rounds: int, run: Run
+) -> TrainingResults:
     """Time all loops in turns.
 
     Args:
@@ -56,13 +58,13 @@ def measure(config: TrainConfig, is_synthetic: bool, steps: int | None, rounds: 
         steps: of each sample; None: an epoch of CIFAR on a GPU, on a CPU what takes `SECONDS_PER_SAMPLE`.
         rounds: samples of each loop, fewer where they would take longer than `SECONDS_PER_MODEL`.
     """
-    accelerator = accelerator_for(config)
+    accelerator = accelerator_for(config, on_cpu=device.type == "cpu")
     images = _random_images(config.batch_size) if is_synthetic else load_images(config)[0]
-    if steps is None and accelerator.device.type == "cuda":
+    if steps is None and device.type == "cuda":
         steps = STEPS_ON_A_GPU
     elif steps is None:
         step = bare(assemble(config, accelerator, _first(images, config.batch_size), images), 1)
-        steps = max(1, round(SECONDS_PER_SAMPLE / min(_seconds(step, accelerator.device) for _ in range(3))))
+        steps = max(1, round(SECONDS_PER_SAMPLE / min(_seconds(step, device) for _ in range(3))))
     if is_synthetic:
         images = _random_images(steps * config.batch_size)
     # Whole batches only, so that all steps are the same work.
@@ -72,7 +74,7 @@ def measure(config: TrainConfig, is_synthetic: bool, steps: int | None, rounds: 
     with warnings.catch_warnings():
         # Our monitor never raises; here a failure must not pass for a fast measurement.
         warnings.simplefilter("error", rwc_wandb.MonitoringStopped)
-        taken = _in_turns(loops(learner, images, run), rounds, accelerator.device)
+        taken = _in_turns(loops(learner, images, run), rounds, device)
 
     def ratios(base: str) -> dict[str, Spread]:
         pairs = {name: zip(taken[base], seconds, strict=True) for name, seconds in taken.items()}

@@ -59,7 +59,9 @@ class TrainConfig:
         "stop once the test accuracy (0 to 1) reaches this; the authors used 0.94",
         kinds.optional(kinds.ACCURACY),
     )
-    precision: str = _option("fp32", "fp32 or bf16 (automatic mixed precision; weights stay fp32)", kinds.PRECISION)
+    precision: str = _option(
+        "fp32", "fp32 or bf16 (mixed precision; weights stay fp32; slow on CPUs without bf16)", kinds.PRECISION
+    )
     compile: bool = _option(False, "torch.compile the model", kinds.BOOLEAN)
     image_size: int | None = _option(
         None,

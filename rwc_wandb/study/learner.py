@@ -54,9 +54,14 @@ def load_images(config: TrainConfig) -> tuple[Images, Images]:
     return load_data(config.dataset, Path(config.data_dir), side, config.limit_train, config.limit_test)
 
 
-def accelerator_for(config: TrainConfig) -> Accelerator:
-    """Raises: UserError, when the batch cannot be shared among the processes that there are."""
+def accelerator_for(config: TrainConfig, on_cpu: bool = False) -> Accelerator:
+    """Of the device that Accelerate finds, or of the CPU.
+
+    Raises:
+        UserError: the batch cannot be shared among the processes that there are.
+    """
     accelerator = Accelerator(
+        cpu=on_cpu,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         # Table 1's batch size holds for all processes together, however many there are.
         dataloader_config=DataLoaderConfiguration(

@@ -35,10 +35,10 @@ def go_on() -> bool:
 def linear(monkeypatch: pytest.MonkeyPatch) -> Learner:
     """A linear classifier that does not learn: the learning rate is lost in the rounding of its weights."""
 
-    def build_linear(name: str, channels: int, classes: int, side: int) -> nn.Module:
+    def build_linear(name: str, channels: int, classes: int, side: int, smallest_batch: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, classes))
 
-    monkeypatch.setattr(learner, "build_model", build_linear)
+    monkeypatch.setattr(learner, "build_trainable", build_linear)
     return build(TrainConfig(learning_rate=1e-30, weight_decay=0.0, limit_train=300, limit_test=150))
 
 
