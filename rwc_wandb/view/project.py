@@ -43,7 +43,7 @@ def accuracies_of(entity: str, project: str) -> Accuracies:
 
 def accuracy_table(accuracies: Accuracies) -> str:
     """Markdown: one line per model and data set."""
-    lines = ["| model | data set | this project, % | runs | paper, % |", "|---|---|---|---|---|"]
+    lines = ["| model | data set | these runs, % | runs | paper, % |", "|---|---|---|---|---|"]
     for (model, dataset), values in accuracies.items():
         percent = [100 * value for value in values]
         ours = f"{mean(percent):.1f}" if percent else "see the panels below"
@@ -52,4 +52,4 @@ def accuracy_table(accuracies: Accuracies) -> str:
         paper = PAPER_ACCURACY.get((model, dataset))
         count = str(len(percent)) if percent else ""
         lines.append(f"| {model} | {dataset} | {ours} | {count} | {'' if paper is None else f'{paper:g}'} |")
-    return "\n".join([*lines, "", "± one standard deviation over runs.."])
+    return "\n".join([*lines, "", "± one standard deviation over runs."])
