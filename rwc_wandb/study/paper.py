@@ -156,7 +156,7 @@ def _orders(group: Group, elementwise: bool) -> Iterator[Trend]:
     order = ORDERS.get((group.model, group.dataset))
     for statement in order.split(", ") if order else []:
         below, sign, above = statement.split()
-        ratios = _per_run(group, lambda history: _stage_ratio(history, above, below, elementwise))  # noqa: B023
+        ratios = _known(_stage_ratio(run.history, above, below, elementwise) for run in group.runs)
         margin = math.log(ABOUT_EQUAL)
         agrees = _ABOVE if sign == "<" else (-margin, margin)
         yield Trend(_BY_MODEL[group.model], group.title, statement, "ratio", ratios, agrees)

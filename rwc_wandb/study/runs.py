@@ -83,6 +83,8 @@ def read_groups(arguments: argparse.Namespace) -> list[Group]:
         raise UserError("it takes folders of runs, such as runs/, or --from ENTITY/PROJECT: one of the two.")
     if arguments.project:
         entity, _, project = arguments.project.partition("/")
+        if not project:
+            raise UserError(f"--from {arguments.project}: it takes ENTITY/PROJECT, such as my-team/rwc.")
         place = f"{checked_name(entity)}/{checked_name(project)}"
         runs = said_by_wandb(lambda: list(_runs_in_project(place)))
     else:

@@ -46,12 +46,12 @@ def layer_values(history: History, elementwise: bool) -> Values:
 
 
 def stage_series(history: History, stage: str | None, elementwise: bool) -> Values:
-    """[T] the mean RWC over a stage's layers, or over all layers where `stage` is None."""
+    """[T] the mean RWC over a stage's layers, or over all layers where `stage` is None; NaN without such layers."""
     values = layer_values(history, elementwise)
     if stage is None:
         return mean_of_known(values, axis=1)
     names, means = history.stage_means(values)
-    return means[:, names.index(stage)]
+    return means[:, names.index(stage)] if stage in names else np.full(len(history), np.nan)
 
 
 def log_ratio(above: Values, below: Values) -> float:

@@ -14,7 +14,7 @@ from rwc_wandb.cli import main
 from rwc_wandb.study.claims import effect
 from rwc_wandb.study.paper import CLAIMS, HARDER, ORDERS, Trend, trends
 from rwc_wandb.study.runs import Group, StudyRun
-from rwc_wandb.study.statistics import log_ratio, mean_depth_trend, share_until_level, t_interval
+from rwc_wandb.study.statistics import final_tenth, log_ratio, mean_depth_trend, share_until_level, t_interval
 from rwc_wandb.view.project import PAPER_ACCURACY
 
 T_1 = math.tan(math.pi * 0.475)
@@ -53,6 +53,8 @@ def test_statistics_of_one_run() -> None:
     above, below = np.array([2.0, 8.0, np.nan, 5.0, 7.0]), np.array([1.0, 1.0, 1.0, 0.0])
     assert log_ratio(above, below) == pytest.approx(math.log(4))
     assert math.isnan(log_ratio(np.array([np.nan]), np.array([1.0])))
+    assert final_tenth(np.arange(20.0)).tolist() == [18, 19]
+    assert final_tenth(np.arange(5.0)).tolist() == [4]
     rising = made_up_history("alexnet", {"early": 1, "middle": 2, "later": 3, "head": 4})
     assert mean_depth_trend(rising, False) == pytest.approx(1)
     falling = made_up_history("alexnet", {"early": 4, "middle": 3, "later": 2, "head": 1})
@@ -117,10 +119,10 @@ def test_early_layers_that_level_off_low() -> None:
 
 
 def test_data_sets_are_compared_at_the_same_seed() -> None:
-    easy, hard = {"middle": 4.0, "later": 1.0}, {"middle": 6.0, "later": 3.0}
+    easy, hard = {"middle": 1.0, "later": 4.0}, {"middle": 24.0, "later": 12.0}
     # The seeds differ by a factor of 100, which pairs leave out.
-    easier = group("vgg19_bn", "cifar10", easy, {"middle": 400.0, "later": 100.0, "early": 100.0, "head": 100.0})
-    harder = group("vgg19_bn", "cifar100", hard, {"middle": 600.0, "later": 300.0, "early": 200.0, "head": 200.0})
+    easier = group("vgg19_bn", "cifar10", easy, {"middle": 100.0, "later": 400.0, "early": 100.0, "head": 100.0})
+    harder = group("vgg19_bn", "cifar100", hard, {"middle": 2400.0, "later": 1200.0, "early": 200.0, "head": 200.0})
     found = trends([easier, harder])
     later = one(found, 4, "later is higher")
     assert later.values == pytest.approx((math.log(3), math.log(3)))
@@ -129,7 +131,7 @@ def test_data_sets_are_compared_at_the_same_seed() -> None:
     assert closer.values == pytest.approx((math.log(2) - math.log(4),) * 2)
     assert closer.verdict == "holds"
     all_layers = one(found, 6, "RWC is higher")
-    assert all_layers.values == pytest.approx((math.log(21 / 13), math.log(24 / 13)))
+    assert all_layers.values == pytest.approx((math.log(75 / 13), math.log(78 / 13)))
     assert one(trends([easier]), 6, "RWC is higher").verdict == "no runs on cifar100"
 
 
@@ -144,6 +146,13 @@ def test_a_diverged_run_has_no_say() -> None:
     trend = one(trends([found]), 5, "early < middle")
     assert trend.values == pytest.approx((math.log(2),) * 2)
     assert trend.verdict == "holds"
+
+
+def test_a_stage_that_was_not_measured_has_no_say() -> None:
+    history = made_up_history("resnet18", {})
+    history.stages[:] = ["layer4"] * len(history.stages)
+    found = trends([Group("resnet18", "mnist", [StudyRun("run", {"seed": 0}, history, None)] * 2)])
+    assert one(found, 3, "layer4 < layer3").verdict == "not enough runs"
 
 
 def test_orders_are_asked_of_every_data_set_of_the_paper() -> None:
@@ -165,6 +174,7 @@ def test_the_command_judges_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "| 5 | alexnet on mnist | middle < later | x1.5 [1.5, 1.5] | 2 | holds |" in written
     assert "middle < later, element-wise" not in written
     assert "| 1 | alexnet on digits (*) | later layers change more | rho 1.00 [1.00, 1.00] | 2 | holds |" in written
+    assert "| 1 | alexnet on mnist | later layers change more | rho 1.00" in written
     assert "| 6 | alexnet, fashion_mnist against mnist | RWC is higher |  | 0 | no runs on fashion_mnist |" in written
     assert f"No run speaks to claim 3 ({CLAIMS[3]}), 4 ({CLAIMS[4]})." in written
     printed = capsys.readouterr().out

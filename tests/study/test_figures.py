@@ -60,7 +60,8 @@ def test_bad_input_gets_one_sentence(command: str, tmp_path: Path, capsys: pytes
     run = leave_run(tmp_path / "runs", "alexnet", "mnist", 0, {})
     assert refused() == "it takes folders of runs, such as runs/, or --from ENTITY/PROJECT: one of the two."
     assert refused(run, "--from", "me/rwc").startswith("it takes folders of runs")
-    assert refused("--from", "rwc").startswith("'': it takes the name of a W&B user")
+    assert refused("--from", "rwc") == "--from rwc: it takes ENTITY/PROJECT, such as my-team/rwc."
+    assert refused("--from", "me/a/b").startswith("'a/b': it takes the name of a W&B user")
     assert "there is no such folder; name the --output of" in refused(tmp_path / "absent")
     assert "there is no finished run of rwc-wandb train" in refused(tmp_path / "empty")
     other = leave_run(tmp_path / "other", "alexnet", "mnist", 1, {}, learning_rate=0.5)
@@ -122,6 +123,11 @@ def test_figures_and_accuracies_are_written(tmp_path: Path, capsys: pytest.Captu
     assert "<svg" in (tmp_path / "figures" / "resnet18-mnist-rwc_elementwise.svg").read_text("utf-8")
     assert main(["figures", str(tmp_path / "runs"), "--output", str(tmp_path / "figures" / names[0])]) == 2
     assert "it cannot be written" in capsys.readouterr().err
+
+
+def test_stages_have_the_colours_of_their_order() -> None:
+    described = describe(Group("alexnet", "mnist", [StudyRun("run", {}, made_up_history("alexnet", {}), None)]), "rwc")
+    assert described["spec"]["encoding"]["color"]["scale"]["domain"] == ["early", "middle", "later"]
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
