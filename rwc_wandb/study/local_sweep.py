@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.results import RESULT_FILE, folder_to_resume, read_result
+from rwc_wandb.study.results import RESULT_FILE, read_result
 
 LOGS = "logs"
 
@@ -32,9 +34,7 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
         UserError: a folder holds a run of other settings, or cannot be written.
     """
     for config in configs:
-        # A folder with another run in it is refused now, not in the middle of the night.
-        folder_to_resume(config)
-    _make_folder_of_logs(configs[0].output)
+        _check_folder(config)
     console = Console()
     failed: dict[str, str] = {}
     with Progress(
@@ -64,6 +64,7 @@ def command_of(config: TrainConfig) -> list[str]:
 def _train(config: TrainConfig) -> str:
     """Why it failed; "" if it did not."""
     log = Path(config.output) / LOGS / f"{config.run_name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         status = subprocess.run(command_of(config), stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if status == 0:
@@ -73,13 +74,17 @@ def _train(config: TrainConfig) -> str:
     return f"status {status}, {said[-1].strip()} ({log})"
 
 
-def _make_folder_of_logs(output: str) -> None:
-    try:
-        (Path(output) / LOGS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {output}: it cannot be written ({error.strerror or error}); name another."
-        ) from error
+def _check_folder(config: TrainConfig) -> None:
+    """A folder of that name must hold the same run."""
+    path = config.run_folder / "config.yaml"
+    if not path.is_file():
+        return
+    found: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {}
+    for name, value in config.to_dict().items():
+        if name not in ("output", "data_dir") and found.get(name) != value:
+            raise UserError(
+                f"{config.run_folder} holds a run with {name} {found.get(name)}, not {value}: name another --output."
+            )
 
 
 def _table(configs: Sequence[TrainConfig], failed: dict[str, str]) -> Table:
