@@ -52,4 +52,4 @@ def accuracy_table(accuracies: Accuracies) -> str:
         paper = PAPER_ACCURACY.get((model, dataset))
         count = str(len(percent)) if percent else ""
         lines.append(f"| {model} | {dataset} | {ours} | {count} | {'' if paper is None else f'{paper:g}'} |")
-    return "\n".join([*lines, "", "± one standard deviation over runs."])
+    return "\n".join([*lines, "", "± one standard deviation over runs.."])
