@@ -40,7 +40,7 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 for bad input."""
+    """Run one command; returns the exit code: 0, 2 for bad input, 130 when it is interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
         return _no_command(words)
@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(parser.parse_args(words[1:])) or 0)
     except UserError as error:
         return _refused(str(error))
+    except KeyboardInterrupt:
+        if words[0] == "run":  # It is the script's.
+            raise
+        return 130
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
@@ -84,7 +88,7 @@ def _no_command(words: list[str]) -> int:
 def _refused(sentence: str) -> int:
     # Under a launcher every process finds the same fault: one of them says so.
     if os.environ.get("RANK", "0") == "0":
-        print(f"rwc-wandb: {sentence}", file=sys.stderr)
+        print("rwc-wandb:", " ".join(sentence.split()), file=sys.stderr)
     return 2
 
 

@@ -17,6 +17,7 @@ from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find
 from rwc_wandb.measure.monitor import Monitor
 from rwc_wandb.measure.ranks import Ranks
 from rwc_wandb.measure.sharding import is_sharded
+from rwc_wandb.options import check_options, refused
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -60,7 +61,7 @@ def watch(
             `monitor.history`.
         prefix: what keys start with.
         rows: "attached": our values join the row that you commit next, your step counter never moves.
-            "own": rows of our own.
+            "own": rows of our own, each of which moves it on: do not log with `step=` yourself then.
         alert_above, alert_below: send a W&B alert, once per run, when the mean RWC of a layer over a row rises above
             (0.5 is much, per step) or falls below (1e-7 is what fp32 still resolves); None: no alert. Weights that are
             not finite always send one.
@@ -79,14 +80,10 @@ def watch(
             that did not come within 60 s where all are needed.
         wandb.Error: no run is active and none was given.
     """
-    for name, value in {"every": every, "log_every": log_every, "histogram_every": histogram_every}.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            allowed = "a whole number from 1" + (", or None for no histograms" if name == "histogram_every" else "")
-            raise ValueError(f"{name}={value!r}: it takes {allowed}.")
-    if rows not in ("attached", "own"):
-        raise ValueError(f'rows={rows!r}: it takes "attached" or "own".')
-    if not isinstance(prefix, str) or not prefix or "." in prefix:
-        raise ValueError(f'prefix={prefix!r}: it takes a word without dots (W&B loses their settings), such as "rwc".')
+    check_options(
+        every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,
+        rows=rows, alert_above=alert_above, alert_below=alert_below, share=share,
+    )  # fmt: skip
     optimizers = [_inner(one) for one in _listed(optimizer)]
     module = as_module(model)
     tracked = find_layers(module, layers, stages)
@@ -121,7 +118,9 @@ def watch(
         share=share and ranks is not None,
     )
     if consumer is not None:
-        _close_with(consumer.run, monitor, consumer.finish)
+        from rwc_wandb.log.ending import end_with
+
+        end_with(consumer.run, monitor, consumer)
     elif ranks is not None:
         # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
         atexit.register(monitor.close)
@@ -131,13 +130,17 @@ def watch(
 def _listed(optimizer: Any) -> list[Any]:
     if optimizer is None:
         return []
+    if isinstance(optimizer, (list, tuple)) and not optimizer:
+        raise ValueError(
+            "optimizer=[]: it takes an optimizer, several, or None: you then call monitor.measure() yourself."
+        )
     return list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's or Lightning's wrapper."""
+    """The torch optimizer inside Accelerate's or Lightning's wrapper, which may imitate one but calls no hooks."""
     wrapped = optimizer
-    while not isinstance(wrapped, torch.optim.Optimizer) or "Accelerated" in type(wrapped).__name__:
+    while not isinstance(wrapped, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(wrapped):
         if "DeepSpeed" in type(wrapped).__name__:
             raise UserError(
                 "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
@@ -187,25 +190,11 @@ def _active_run(run: Run | None) -> Run:
     import wandb
 
     active = run if run is not None else wandb.run
-    if not hasattr(active, "define_metric"):
+    if run is not None and not hasattr(active, "define_metric"):
         active = getattr(active, "tracker", None)  # Accelerate's holds the run
+        if active is None:
+            allowed = "a W&B run, Accelerate's tracker of one, None (the active run) or False (no W&B)"
+            raise refused("run", run, allowed)
     if active is None:
         raise wandb.Error("watch found no active W&B run: call wandb.init() first, or pass run=... (False: no W&B).")
     return active
-
-
-def _close_with(run: Run, monitor: Monitor, after: Callable[[], None]) -> None:
-    """Close the monitor when the run finishes, or else when the interpreter ends."""
-
-    def finish() -> None:
-        atexit.unregister(finish)
-        monitor.close()
-        monitor.guarded(after)
-
-    # W&B has no public hook for the end of a run; its own integrations use this one.
-    hooks = getattr(run, "_teardown_hooks", None)
-    if hooks is not None:
-        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
-
-        hooks.append(TeardownHook(finish, TeardownStage.EARLY))
-    atexit.register(finish)

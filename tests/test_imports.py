@@ -28,8 +28,8 @@ def test_importing_the_package_is_cheap() -> None:
 
 def test_measure_knows_nobody() -> None:
     modules = imported_by("import rwc_wandb.measure.monitor, rwc_wandb.measure.trends, rwc_wandb.measure.kernels")
-    # The package's own __init__ brings in the drop-in, whose other rooms come with the call.
-    assert rooms(modules) <= {"measure", "errors", "_version", "dropin"}
+    # The package's own __init__ brings in the drop-in and its options; its other rooms come with the call.
+    assert rooms(modules) <= {"measure", "errors", "files", "_version", "dropin", "options"}
     assert not modules & (HEAVY | {"wandb"})
 
 

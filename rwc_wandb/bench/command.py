@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from rwc_wandb.bench import conditions, table
+from rwc_wandb.bench import conditions, table, training, training_table
 from rwc_wandb.bench.baselines import tracked_weights
 from rwc_wandb.bench.methods import case_of, compare, offline_run
 from rwc_wandb.bench.step import model_and_side, step_slow_downs
 from rwc_wandb.errors import UserError
+from rwc_wandb.study.config import TrainConfig
+from rwc_wandb.study.data import check_data_set
 from rwc_wandb.study.models import check_model
 
+TRAINED_MODELS = ("resnet18", "vgg19_bn", "alexnet")
 MODELS = ("torchvision:resnet18", "torchvision:vgg19_bn", "torchvision:alexnet", "timm:vit_small_patch16_224")
 
 
@@ -24,10 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
-        default=list(MODELS),
         metavar="NAME",
-        help="models as `rwc-wandb train` takes them; default: " + " ".join(MODELS),
+        help=f"models as `rwc-wandb train` takes them; default: {' '.join(MODELS)}; "
+        f"with --train: {' '.join(TRAINED_MODELS)}",
     )
+    parser.add_argument("--train", action="store_true", help="time the training loop instead, in images per second")
+    parser.add_argument("--dataset", help="--train: its images; default: random ones of CIFAR's shape")
+    parser.add_argument("--data-dir", default="data", help="--train: where data sets are; default: data")
+    parser.add_argument("--steps", type=int, help="--train: steps of a sample; default: 390, on a CPU what takes 4 s")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="--train: default: fp32")
+    parser.add_argument("--compile", action="store_true", help="--train: torch.compile the model")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     parser.add_argument("--rounds", type=int, default=30, help="samples of each method; default: 30")
     parser.add_argument("--batch-size", type=int, default=128, help="images of a training step; default: 128")
@@ -42,18 +53,36 @@ def run(arguments: argparse.Namespace) -> None:
     found = conditions.conditions(device)
     console = Console()
     console.print(*(f"{name}: {value}" for name, value in found.items()), sep="\n", highlight=False)
-    all_results = []
+    kind = training_table if arguments.train else table
+    all_results: list[Any] = []
     for name in arguments.model:
         with console.status(f"measuring {name}"):
-            results = _measure(name, device, arguments)
-        console.print(table.terminal_table(results))
+            results = (_train if arguments.train else _measure)(name, device, arguments)
+        console.print(kind.terminal_table(results))
         all_results.append(results)
     found["load after"] = conditions.load_average()
-    console.print(table.NOTE, highlight=False, markup=False)
-    path = arguments.output / f"measure-{_slug(conditions.device_name(device))}-{found['date'][:10]}.csv"
-    table.write_csv(path, all_results, found)
-    path.with_suffix(".md").write_text(table.markdown(all_results, found), encoding="utf-8")
+    console.print(kind.NOTE, highlight=False, markup=False)
+    if arguments.train and (sentence := training_table.table_1(all_results)):
+        console.print(sentence, highlight=False)
+    measured = "train" if arguments.train else "measure"
+    path = arguments.output / f"{measured}-{_slug(conditions.device_name(device))}-{found['date'][:10]}.csv"
+    kind.write_csv(path, all_results, found)
+    path.with_suffix(".md").write_text(kind.markdown(all_results, found), encoding="utf-8")
     console.print(f"written: {path} and {path.with_suffix('.md').name}", highlight=False, soft_wrap=True)
+
+
+def _train(name: str, device: torch.device, arguments: argparse.Namespace) -> training.TrainingResults:
+    config = TrainConfig(
+        model=name,
+        dataset=arguments.dataset or training.SYNTHETIC,
+        data_dir=arguments.data_dir,
+        batch_size=arguments.batch_size,
+        learning_rate=1e-4,
+        precision=arguments.precision,
+        compile=arguments.compile,
+    )
+    with offline_run() as wandb_run:
+        return training.measure(config, arguments.dataset is None, arguments.steps, arguments.rounds, wandb_run)
 
 
 def _measure(name: str, device: torch.device, arguments: argparse.Namespace) -> table.ModelResults:
@@ -70,12 +99,15 @@ def _measure(name: str, device: torch.device, arguments: argparse.Namespace) -> 
 
 def _checked(arguments: argparse.Namespace) -> torch.device:
     """The device; refuses what cannot be run before anything is."""
-    for option in ("rounds", "batch_size"):
+    for option in ("rounds", "batch_size", "steps"):
         value = getattr(arguments, option)
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"--{option.replace('_', '-')} {value}: it takes a whole number from 1.")
+    arguments.model = arguments.model or list(TRAINED_MODELS if arguments.train else MODELS)
     for name in arguments.model:
         check_model(name)
+    if arguments.dataset is not None:
+        check_data_set(arguments.dataset)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu.")
     try:
@@ -86,6 +118,8 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
         raise UserError(
             f"--output {arguments.output}: nothing can be written there ({error.strerror}); name another folder."
         ) from None
+    if arguments.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -57,7 +57,7 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
     steps = STEPS_PER_SAMPLE_ON_A_GPU if device.type == "cuda" else 1
 
     def seconds(after_step: Call) -> float:
-        _wait_for(device)
+        wait_for(device)
         start = time.perf_counter()
         for _ in range(steps):
             optimizer.zero_grad()
@@ -65,7 +65,7 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
             optimizer.step()
             after_step()
             run.log({"loss": 0.0})
-        _wait_for(device)
+        wait_for(device)
         return time.perf_counter() - start
 
     def watched_by_wandb() -> float:
@@ -90,6 +90,6 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
     return {OURS: spread(slower[0]), WATCH_ALL: spread(slower[1])}
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -71,7 +71,7 @@ def terminal_table(results: ModelResults) -> Table:
     table = Table(title=results.title, title_justify="left")
     for place, header in enumerate(HEADERS):
         table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
-    for row in cells(results, lambda values: _short(values.median)):
+    for row in cells(results, lambda values: short(values.median)):
         table.add_row(*row)
     return table
 
@@ -81,8 +81,8 @@ def markdown(all_results: Sequence[ModelResults], conditions: Mapping[str, str])
     lines += [f"* {name}: {value}" for name, value in conditions.items()]
     lines += ["", NOTE, ""]
     for results in all_results:
-        lines += [f"## {results.title}", "", _markdown_row(HEADERS), "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
-        lines += [*map(_markdown_row, cells(results, _bracketed)), ""]
+        lines += [f"## {results.title}", "", markdown_row(HEADERS), "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
+        lines += [*map(markdown_row, cells(results, bracketed)), ""]
     return "\n".join(lines)
 
 
@@ -93,11 +93,11 @@ def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mappi
             "model": results.model,
             "weights": results.weights,
             "method": result.method,
-            **_quartiles("milliseconds", result.timing.milliseconds),
-            **_quartiles("ratio_to_floor", result.timing.ratio),
+            **quartiles("milliseconds", result.timing.milliseconds),
+            **quartiles("ratio_to_floor", result.timing.ratio),
             "extra_memory_bytes": result.extra_memory,
             "host_reads": result.host_reads,
-            **_quartiles("step_slower_percent", results.slow_downs.get(result.method)),
+            **quartiles("step_slower_percent", results.slow_downs.get(result.method)),
             "image_side": results.image_side,
             **conditions,
         }
@@ -110,19 +110,19 @@ def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mappi
         writer.writerows(rows)
 
 
-def _bracketed(values: Spread) -> str:
-    return f"{_short(values.median)} ({_short(values.low)} to {_short(values.high)})"
+def bracketed(values: Spread) -> str:
+    return f"{short(values.median)} ({short(values.low)} to {short(values.high)})"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three digits that count."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _quartiles(name: str, values: Spread | None) -> dict[str, float | None]:
+def quartiles(name: str, values: Spread | None) -> dict[str, float | None]:
     median, low, high, samples = (values.median, values.low, values.high, values.samples) if values else [None] * 4
     return {f"{name}_median": median, f"{name}_q1": low, f"{name}_q3": high, f"{name}_samples": samples}
 
 
-def _markdown_row(row: Sequence[str]) -> str:
+def markdown_row(row: Sequence[str]) -> str:
     return "| " + " | ".join(row) + " |"

@@ -9,6 +9,7 @@ import re
 import runpy
 import sys
 from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -48,10 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     script = arguments.words[0]
     if not arguments.is_module and not Path(script).is_file():
-        raise UserError(f"{script}: there is no such file; give the path of a script, or -m and the name of a module.")
+        raise UserError(
+            f"{script!r}: there is no such file; give the path of a script, or -m and the name of a module."
+        )
     sys.argv = list(arguments.words)
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.getcwd() if arguments.is_module else str(Path(script).resolve().parent)
+    if arguments.is_module and not _is_module(script):
+        raise UserError(f"-m {script}: python finds no such module to run; for a file give its path, without -m.")
     finder = Finder(
         every=arguments.every,
         log_every=arguments.log_every,
@@ -76,6 +81,23 @@ def run(arguments: argparse.Namespace) -> int:
         finder.close()
         finder.finish_own_run(exit_code)
     return exit_code
+
+
+def _is_module(name: str) -> bool:
+    """Whether `python -m name` would find something; what is wrong inside of it is the script's own affair."""
+    if name.startswith("."):
+        return False
+    try:
+        found = find_spec(name)
+        if found is not None and found.submodule_search_locations is not None:
+            found = find_spec(f"{name}.__main__")
+    except ValueError:
+        return False
+    except ModuleNotFoundError as error:
+        return not f"{name}.".startswith(f"{error.name}.")
+    except Exception:
+        return True
+    return found is not None
 
 
 def _run_file(script: str) -> None:

@@ -19,6 +19,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from rwc_wandb import Monitor, watch
 
 if TYPE_CHECKING:
+    from wandb import Run
+
     from rwc_wandb.log.opening import LateRun
 
 
@@ -66,7 +68,7 @@ class Finder:
     def finish_own_run(self, exit_code: int) -> None:
         """End the W&B run, if it was not the script's. Its exit code is the script's."""
         if self._late is not None and self._late.is_ours:
-            self._guarded("the end of the W&B run", partial(self._late.settle().finish, exit_code=exit_code))
+            self._guarded("the end of the W&B run", partial(_finish, self._late.settle(), exit_code))
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._process:
@@ -168,6 +170,13 @@ class _Lagging:
                 monitor.measure(self._steps)
 
 
+def _finish(run: Run, exit_code: int) -> None:
+    from rwc_wandb.log.opening import finish_run
+
+    if line := finish_run(run, exit_code):
+        say(line)
+
+
 def _active_run() -> Any:
     """`wandb.run`, without an import of wandb."""
     return getattr(sys.modules.get("wandb"), "run", None)
@@ -229,8 +238,8 @@ def _among(only: set[int], choice: str) -> Callable[[str, Tensor], bool]:
 
 
 def _name(model: nn.Module) -> str:
-    """The model's class, seen through DDP's, FSDP's and torch.compile's wrappers."""
-    for attribute in ("module", "_orig_mod", "_fsdp_wrapped_module") * 2:
+    """The model's class, seen through the wrappers of DDP, FSDP, torch.compile and Lightning's Fabric."""
+    for attribute in ("_forward_module", "module", "_orig_mod", "_fsdp_wrapped_module") * 2:
         inner = model._modules.get(attribute)
         model = inner if inner is not None and not list(model.parameters(recurse=False)) else model
     return type(model).__name__

@@ -24,6 +24,9 @@ _PRESETS: dict[str, dict[str, str]] = {
 }
 """Charts that W&B's built-in line series can stand in for: its field -> our column."""
 
+SECONDS_TO_ANSWER = 5
+"""What the server has, before the charts are logged without it."""
+
 
 def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | None = None) -> None:
     """Log the charts of a whole run, as a part of the row that is committed next.
@@ -33,6 +36,8 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     | `rwc_charts/rwc_heatmap`, `rwc_curves`, `rwc_stages`, `rwc_profile` | custom charts, where they are registered |
     | `rwc_charts/rwc_curves`, `rwc_charts/rwc_stages` | otherwise: W&B's built-in line series of the same tables |
     | `rwc_charts/page` | otherwise, where vl-convert is installed: all four in one HTML page |
+
+    Where the server does not answer within 5 s, tables are files of the run only, and no artifacts.
 
     Args:
         run: the W&B run, online or offline.
@@ -47,6 +52,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     drawn = series([history])
     made = charts(drawn, run.name or "")
     row: dict[str, Any] = {}
+    unreached = not run.offline and not _server_answers(run)
     for name in made if entity else _PRESETS:
         chart = made[name]
         spec, fields, strings = f"{entity}/{name}", chart.fields, chart.strings
@@ -54,6 +60,9 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
             spec, fields = "wandb/lineseries/v0", _PRESETS[name]
             strings = {"title": strings["title"], "xname": strings["time"]}
         table = wandb.Table(columns=list(chart.columns), data=chart.rows)
+        if unreached:
+            # Bound already, it gets no artifact, for which the client would ask the server, wait 19 s and raise.
+            table.bind_to_run(run, f"{prefix}_charts/{name}_table", "summary")
         row[f"{prefix}_charts/{name}"] = wandb.plot_table(spec, table, fields, strings)
     if not entity and importlib.util.find_spec("vl_convert"):
         from rwc_wandb.view.render import html_page
@@ -61,3 +70,11 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
         # Not injected: W&B's style sheet would be a request to its site.
         row[f"{prefix}_charts/page"] = wandb.Html(html_page(drawn, made, run.name or ""), inject=False)
     run.log(row, commit=False)
+
+
+def _server_answers(run: Run) -> bool:
+    try:
+        wandb.Api(timeout=SECONDS_TO_ANSWER, api_key=run.settings.api_key)
+    except Exception:
+        return False
+    return True

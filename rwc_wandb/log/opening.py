@@ -1,4 +1,4 @@
-"""Opening a W&B run: never a prompt, never a crash; and a run that is decided later."""
+"""Opening and ending a W&B run: never a prompt, never a crash, never a wait for ever; and one that is decided later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from rwc_wandb.errors import UserError
 if TYPE_CHECKING:
     from wandb import Run
 
-SECONDS_TO_WAIT = 30
+SECONDS_TO_OPEN = 30
+"""What a server has to answer, before a run of ours goes offline (`WANDB_INIT_TIMEOUT` wins). The client's check of the
+API key comes before it, and takes up to 10 s more."""
+
+SECONDS_TO_FINISH = 60
+"""What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
 
 
 def open_run(**options: Any) -> tuple[Run, str]:
@@ -37,12 +42,16 @@ def open_run(**options: Any) -> tuple[Run, str]:
         if not run.offline:
             return run, f"W&B run: {run.url}"
         reason = "WANDB_MODE is offline"
-    except wandb.Error as error:
+    # Settings that cannot be, from the environment too, are wandb.Error or pydantic's ValueError.
+    except (wandb.Error, ValueError) as error:
         unreached = f"{type(error).__name__}, no server reached"
         reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
+        if "id" in options or "WANDB_RUN_ID" in os.environ:
+            # Else the client says that the id is in use: by the attempt that has just failed.
+            wandb.teardown()
         try:
             run = _init(options, mode="offline")
-        except wandb.Error as refused:
+        except Exception as refused:
             raise UserError(f"W&B refused the run: {refused}") from refused
     return run, f"W&B is offline ({reason}); later: wandb login, then wandb sync {Path(run.dir).parent}"
 
@@ -50,8 +59,29 @@ def open_run(**options: Any) -> tuple[Run, str]:
 def _init(options: dict[str, Any], mode: Any) -> Run:
     # What W&B says about being offline is in the one line of `open_run`.
     is_offline = "offline" in (mode, os.environ.get("WANDB_MODE"))
-    settings = wandb.Settings(quiet=True, silent=is_offline, init_timeout=SECONDS_TO_WAIT)
-    return wandb.init(mode=mode, settings=settings, **options)
+    ours: dict[str, Any] = {
+        "init_timeout": SECONDS_TO_OPEN,
+        "finish_timeout": SECONDS_TO_FINISH,
+        "finish_timeout_raises": True,
+    }
+    # Older clients do not know all of them.
+    known = {name: value for name, value in ours.items() if name in wandb.Settings.model_fields}
+    settings = {name: value for name, value in known.items() if f"WANDB_{name.upper()}" not in os.environ}
+    return wandb.init(mode=mode, settings=wandb.Settings(quiet=True, silent=is_offline, **settings), **options)
+
+
+def finish_run(run: Run, exit_code: int | None = None) -> str:
+    """End a run that `open_run` has opened; a line for the case that the server did not take all of it, else "".
+
+    Raises:
+        OSError: W&B cannot write its own files.
+    """
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError:
+        folder = Path(run.dir).parent
+        return f"W&B has not taken all of the run in time; later: wandb sync --include-online {folder}"
+    return ""
 
 
 @contextmanager

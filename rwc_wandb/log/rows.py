@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,9 @@ import numpy as np
 import wandb
 from numpy.typing import NDArray
 
+from rwc_wandb.log import budget
 from rwc_wandb.log.alerts import Alerts
+from rwc_wandb.log.budget import budget_of
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.consumer import Window
@@ -22,14 +24,13 @@ if TYPE_CHECKING:
     from wandb import Run
 
 RowMode = Literal["attached", "own"]
-VALUES_PER_MINUTE = 100_000
-"""W&B's advice per run. Faster measurements are merged: the mean of a row then covers more of them."""
 MOST_PENDING = 1000
-"""Windows kept for a user who commits no rows; beyond it neighbours are merged."""
+"""Windows kept for a user who commits no rows, if they are not too many values for a minute; beyond it neighbours are
+merged."""
 
 
 @dataclass
-class _Held:
+class Held:
     """Measurements up to `step`: of each layer the sum and the number of those that are not NaN."""
 
     step: int
@@ -40,9 +41,9 @@ class _Held:
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
 
 
-def _joined(windows: list[_Held]) -> _Held:
+def _joined(windows: list[Held]) -> Held:
     total = np.sum([window.total for window in windows], 0)
-    return _Held(windows[-1].step, total, np.sum([window.count for window in windows], 0))
+    return Held(windows[-1].step, total, np.sum([window.count for window in windows], 0))
 
 
 class RunRows:
@@ -55,7 +56,8 @@ class RunRows:
     | `rwc/step` | the optimizer step: the x axis of all of these |
     | `hist/weight/<layer>`, `hist/update/<layer>` | histograms of w_t and of w_t - w_{t-1} |
 
-    With another prefix than `rwc` the keys start with PREFIX/, PREFIX_stage/ and PREFIX_hist/.
+    With another prefix than `rwc` the keys start with PREFIX/, PREFIX_stage/ and PREFIX_hist/. What would go beyond the
+    run's `Budget` waits, and is in the mean of a later row; histograms are left out.
 
     `rows="attached"` puts the values into the row that the user commits next (`commit=False`): their step counter never
     moves. While they have not committed, a new row replaces ours and its mean covers both. `rows="own"` commits.
@@ -84,13 +86,14 @@ class RunRows:
         self._histogram_keys = [
             [f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")
         ]
-        self._unsent: list[_Held] = []
+        self._unsent: list[Held] = []
         """Windows that wait for the budget."""
-        self._pending: list[_Held] = []
+        self.pending: list[Held] = []
         """Windows in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
-        self._allowance = float(VALUES_PER_MINUTE)
-        self._refilled = time.monotonic()
+        self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
+        self._budget = budget_of(run)
+        self.when_closed: Callable[[], None] = lambda: None
         run.define_metric(f"{prefix}/step", hidden=True)
         # W&B makes a panel for every key that is not hidden: 54 layers shall not be a wall of 54. The charts show them.
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
@@ -101,11 +104,13 @@ class RunRows:
         known = ~np.isnan(window.rwc)
         total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
         self._alerts.look_at(window)
-        self._unsent.append(_Held(int(window.steps[-1]), total, known.sum(0)))
-        if self._within_budget():
+        self._unsent.append(Held(int(window.steps[-1]), total, known.sum(0)))
+        if self._budget.allows(self._values_per_row):
             self._send()
 
     def histograms(self, histograms: Histograms) -> None:
+        if not self._budget.allows(2 * len(self._keys)):
+            return
         row: dict[str, Any] = {f"{self.prefix}/step": histograms.step}
         for keys, counts, ranges in zip(self._histogram_keys, histograms.counts, histograms.ranges, strict=True):
             edges = np.linspace(ranges[:, 0].numpy(), ranges[:, 1].numpy(), counts.shape[1] + 1, axis=1)
@@ -117,6 +122,7 @@ class RunRows:
         self._alerts.nonfinite(layer, step, count)
 
     def close(self, history: History) -> None:
+        self.when_closed()
         if self.run.disabled:
             return
         if self._unsent:
@@ -127,46 +133,30 @@ class RunRows:
         self.run.save(path, base_path=self.run.dir, policy="now")
         log_charts(self.run, history, self.prefix)
 
-    def finish(self) -> None:
-        """The run ends: nobody's step counter can be disturbed any more.
-
-        If the user has not committed a row since ours, all the windows that the pending one stands for become rows.
-        """
-        if len(self._pending) > 1 and self.run.step == self._pending_step:
-            for window in self._pending:
-                self.run.log(self._values(window))
+    def is_pending(self) -> bool:
+        """Whether several windows stand in one row that the user has not committed."""
+        return len(self.pending) > 1 and self.run.step == self._pending_step
 
     def _send(self) -> None:
         if self.rows == "own":
-            self.run.log(self._values(_joined(self._unsent)))
+            self.run.log(self.values(_joined(self._unsent)))
         else:
             place = self.run.step
             if place != self._pending_step:
-                self._pending, self._pending_step = [], place
-            self._pending += self._unsent
-            if len(self._pending) > MOST_PENDING:
-                self._pending = [_joined(self._pending[i : i + 2]) for i in range(0, len(self._pending), 2)]
-            self.run.log(self._values(_joined(self._pending)), commit=False)
+                self.pending, self._pending_step = [], place
+            self.pending += self._unsent
+            if len(self.pending) > min(MOST_PENDING, max(2, budget.VALUES_PER_MINUTE // self._values_per_row)):
+                self.pending = [_joined(self.pending[i : i + 2]) for i in range(0, len(self.pending), 2)]
+            self.run.log(self.values(_joined(self.pending)), commit=False)
         self._unsent = []
 
-    def _values(self, window: _Held) -> dict[str, float]:
+    def values(self, window: Held) -> dict[str, float]:
         means = window.means()
         values = dict(zip(self._keys, means.tolist(), strict=True))
         for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
             values[key] = float(mean_of_known(means[indices]))
         values[f"{self.prefix}/step"] = window.step
         return values
-
-    def _within_budget(self) -> bool:
-        now = time.monotonic()
-        earned = (now - self._refilled) / 60 * VALUES_PER_MINUTE
-        self._allowance = min(float(VALUES_PER_MINUTE), self._allowance + earned)
-        self._refilled = now
-        cost = len(self._keys) + len(self._stage_keys) + 1
-        if self._allowance < min(cost, VALUES_PER_MINUTE):
-            return False
-        self._allowance -= cost
-        return True
 
 
 def slashed(layer: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.layers import Layer, find_layers
 from rwc_wandb.measure.ranks import Ranks
-from rwc_wandb.measure.sharding import Piece, is_dtensor, is_sharded, local, pieces, settle
+from rwc_wandb.measure.sharding import Piece, is_dtensor, is_sharded, pieces, settle
 from rwc_wandb.measure.window import DeviceWindow, device_windows
+
+_local = operator.attrgetter("_local_tensor")
+"""What `to_local` of a DTensor returns after a microsecond: too long for every layer at every step."""
 
 
 class Layout:
@@ -39,7 +43,7 @@ class Layout:
         """Whether a weight was replaced, resized or moved since the last look; a few dictionary look-ups per layer."""
         if not self._differs():
             return False
-        if self._any_dtensor:
+        if self._dtensors:
             settle(self._model)
             return self._differs()
         return True
@@ -124,15 +128,14 @@ class Layout:
         self._mappings = [mapping for mapping, _, _ in unique.values()]
         self._keys = [key for _, key, _ in unique.values()]
         self._expected = [expected for _, _, expected in unique.values()]
-        self._parameters = [layer.parameter for layer in self._layers]
-        self._any_dtensor = any(is_dtensor(parameter) for parameter in self._parameters)
+        parameters = [layer.parameter for layer in self._layers]
+        self._plain = [parameter for parameter in parameters if not is_dtensor(parameter)]
+        self._dtensors = [parameter for parameter in parameters if is_dtensor(parameter)]
         self._addresses = self._addresses_now()
-        self._strides = [parameter.stride() for parameter in self._parameters]
+        self._strides = [parameter.stride() for parameter in parameters]
 
     def _addresses_now(self) -> list[int]:
-        if self._any_dtensor:
-            return [local(parameter).data_ptr() for parameter in self._parameters]
-        return list(map(torch.Tensor.data_ptr, self._parameters))
+        return list(map(torch.Tensor.data_ptr, chain(self._plain, map(_local, self._dtensors))))
 
     def _differs(self) -> bool:
         if self._addresses_now() != self._addresses:

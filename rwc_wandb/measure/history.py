@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.files import whole_file
 
 FORMAT = "rwc_wandb.history.1"
 _METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
@@ -90,13 +91,17 @@ class History:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; all else in the metadata (JSON).
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. It takes 8 T + 8 T L bytes, and the metadata.
+
+        Raises:
+            OSError: it cannot be written.
         """
-        path = Path(path)
         metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA}
-        unfinished = path.with_name(path.name + ".tmp")
-        save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
-        unfinished.replace(path)
+        try:
+            with whole_file(Path(path)) as unfinished:
+                save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> History:
@@ -113,15 +118,40 @@ class History:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
-                history = cls(*(json.loads(metadata[key]) for key in _METADATA))
+                found = {key: json.loads(metadata[key]) for key in _METADATA}
                 series = {key: file.get_tensor(key) for key in _SERIES}
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        # What safetensors raises has no common base, nor has what JSON by others leads to.
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, HistoryError):
+                raise
             raise HistoryError(f"{path} cannot be read as a history ({error}): was it cut short?") from error
-        shape = (len(series["steps"]), len(history.layers))
-        if series["rwc"].shape != shape or series["rwc_elementwise"].shape != shape:
-            raise HistoryError(f"{path} holds {series['rwc'].shape} values where its steps and layers say {shape}.")
+        if odd := _odd(found, series):
+            raise HistoryError(f"{path} is not a history that rwc_wandb has written: {odd}.")
+        history = cls(**found)
         history.append(**series)
         return history
+
+
+def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
+    """What is wrong with the content of a history file; "" if nothing is."""
+    for key, kind in (("layers", str), ("stages", str), ("sizes", int)):
+        values = found[key]
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            return f"its {key} are no list of {kind.__name__}"
+        if len(values) != len(found["layers"]):
+            return f"it has {len(found['layers'])} layers and {len(values)} {key}"
+    per_epoch = found["steps_per_epoch"]
+    if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
+        return f"its steps_per_epoch is {per_epoch!r}"
+    shape = (series["steps"].size, len(found["layers"]))
+    for key, dtype, wanted in (
+        ("steps", np.int64, shape[:1]),
+        ("rwc", np.float32, shape),
+        ("rwc_elementwise", np.float32, shape),
+    ):
+        if series[key].dtype != dtype or series[key].shape != wanted:
+            return f"its {key} are {series[key].dtype} {series[key].shape} where its steps and layers say {wanted}"
+    return ""
 
 
 def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:

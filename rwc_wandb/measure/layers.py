@@ -22,7 +22,9 @@ Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 
 Path = list[tuple[dict[str, Any], str, object]]
 
-_WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _BLOCK = re.compile(r"(?:^|\.)(layer|stage|block|group)s?[._]?(\d+)(?=[._]|$)")
 _MOST_BLOCKS = 8
 """More blocks than this (a ViT has 12 or more) are no stages any more: thirds by depth are."""
@@ -64,7 +66,13 @@ def as_module(models: Models) -> nn.Module:
     if isinstance(models, nn.Module):
         return models
     if isinstance(models, Mapping) and models and all(isinstance(one, nn.Module) for one in models.values()):
-        return nn.ModuleDict(dict(models))
+        try:
+            return nn.ModuleDict(dict(models))
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"The models are called {list(models)}: watch takes names without dots that no attribute of "
+                "torch.nn.ModuleDict has."
+            ) from None
     if isinstance(models, (list, tuple)) and models and all(isinstance(one, nn.Module) for one in models):
         return nn.ModuleList(models)
     raise TypeError(
@@ -106,9 +114,14 @@ def find_layers(
         found[id(parameter)] = (name, parameter, shape, path)
         taken.add(name)
     if not found:
-        raise ValueError(f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}.")
+        raise ValueError(
+            f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}; it takes "
+            '"weights" (more than one dimension), "all", a regular expression or a callable.'
+        )
     names = [name for name, *_ in found.values()]
     places = [stages(name) for name in names] if stages else default_stages(names)
+    if odd := [place for place in places if not isinstance(place, str) or not place]:
+        raise ValueError(f"stages says {odd[0]!r} for a layer: it takes a function that gives a text for each.")
     return [
         Layer(name, depth, stage, parameter, shape, path)
         for depth, (stage, (name, parameter, shape, path)) in enumerate(zip(places, found.values(), strict=True))

@@ -244,7 +244,7 @@ class Monitor:
         if not self.closed:
             self._flush("state_dict", ends_row=False)
         if self._ranks is not None:
-            self._ranks.meet("state_dict", f"at step {self.step}", self._ranks.close_timeout)
+            self._ranks.meet("state_dict", f"at step {self.step}", self._ranks.patience())
         counters = {
             "step": self.step,
             "in_row": self._in_row,

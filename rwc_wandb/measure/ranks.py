@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from itertools import count
 from typing import Any
@@ -28,6 +29,8 @@ class Ranks:
     """Seconds that `watch` and `load_state_dict` wait for the other ranks."""
     close_timeout = 20.0
     """Seconds that `flush`, `close` and `state_dict` wait: a rank that has failed shall not hold up the others' end."""
+    failed_timeout = 2.0
+    """The same on a rank that an exception ends, until whose end the launcher and the others know nothing of it."""
 
     def __init__(self, plan: str) -> None:
         self.rank = distributed.get_rank()
@@ -40,12 +43,23 @@ class Ranks:
         # On the host: NCCL must not see collectives in an order that depends on when a copy arrived.
         self._group: Any = distributed.new_group(backend="gloo")
 
+    def patience(self) -> float:
+        """Seconds to wait for the other ranks from here on."""
+        error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+        return self.close_timeout if error is None or isinstance(error, SystemExit) else self.failed_timeout
+
     def meet(self, name: str, value: str, timeout: float) -> None:
         """Wait until every rank is here with the same `value`.
 
         Raises:
             UserError: some did not come within `timeout` seconds, or brought another value.
         """
+        try:
+            self._meet(name, value, timeout)
+        except distributed.DistError as error:
+            raise UserError(f"{name} finds that the process that joins the ranks has ended ({error}).") from error
+
+    def _meet(self, name: str, value: str, timeout: float) -> None:
         place = f"{self._prefix}/{next(self._meetings)}"
         deadline = time.monotonic() + timeout
         self._store.set(f"{place}/here/{self.rank}", f"{name} {value}")

@@ -149,7 +149,7 @@ class ReadBack:
             batch = self._underway[0]
             if batch.parts and batch.packed is None:
                 return
-            timeout = self._ranks.close_timeout if self._ranks and wait else None
+            timeout = self._ranks.patience() if self._ranks and wait else None
             if batch.work is not None and not finished(batch.work, timeout):
                 return
             self._underway.popleft()
@@ -160,7 +160,7 @@ class ReadBack:
         self.leave(windows)
         count = sum(len(part.measurements) for part in self._parts)
         if count and self._ranks is not None:
-            self._ranks.meet(name, f"with {count} measurements", self._ranks.close_timeout)
+            self._ranks.meet(name, f"with {count} measurements", self._ranks.patience())
         self.send(windows, ends_row)
         self.advance(wait=True)
 

@@ -94,11 +94,6 @@ def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The tensor that holds this rank's elements."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor
-
-
 def is_measurable(tensor: Tensor) -> bool:
     """Whether its elements are floating-point numbers in memory; not so integers and the quantised types of torchao."""
     return tensor.is_floating_point() and (is_dtensor(tensor) or not is_traceable_wrapper_subclass(tensor))
@@ -116,6 +111,10 @@ def checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
         raise UserError(f"{name} hides its layers: give FullyShardedDataParallel use_orig_params=True before watch.")
     if tensor.is_meta:
         raise UserError(f"{name} has no values yet (meta device): call watch after the weights are materialised.")
+    if not is_dtensor(tensor) and tensor.layout != torch.strided:
+        raise UserError(
+            f"{name} is stored sparsely ({tensor.layout}), which watch cannot measure: choose other layers."
+        )
     if is_dtensor(tensor) and any(placement.is_partial() for placement in tensor.placements):
         raise UserError(
             f"{name} has a Partial placement, so no rank has its values: redistribute it to Shard or Replicate."

@@ -7,7 +7,9 @@ is loaded is tensors and plain values only (`weights_only=True`), after a look a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -46,24 +48,26 @@ class Checkpoints:
                 warnings.warn(f"No checkpoint at step {step} ({error}): training goes on without.", stacklevel=2)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that can be read; None if there is none."""
+        """The newest state that can be read; None if there is none. What cannot be read is set aside, as `.damaged`."""
         for path in reversed(self._paths()):
             try:
                 with zipfile.ZipFile(path) as file:
                     if damaged := file.testzip():
                         raise OSError(f"the checksum of {damaged} is wrong")
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict):
+                    raise TypeError(f"it holds a {type(state).__name__}")
                 return state
             except Exception as error:
                 warnings.warn(f"{path} cannot be read ({type(error).__name__}): the one before is used.", stacklevel=2)
+                # Else it would count as one of the newest that are kept. Another process may have been faster.
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_suffix(".damaged"))
         return None
 
     def remove(self) -> None:
         """The run has finished: nobody will resume it."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                path.unlink()
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))

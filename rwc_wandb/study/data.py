@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,11 +18,13 @@ import numpy as np
 import psutil
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.study.folders import new_folders
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,18 @@ def load_data(
     return _first(train, limit_train), _first(test, limit_test)
 
 
+def count_classes(name: str, train: Images, test: Images) -> int:
+    """Raises: UserError, when there is nothing to tell apart."""
+    classes = DATA_SETS[name].classes or int(max(train.labels.max(), test.labels.max())) + 1
+    if classes < 2:
+        raise UserError(f"--dataset {name}: all images are of one class; it takes two or more (see --limit-train).")
+    return classes
+
+
 def check_data_set(name: str) -> DataSet:
     """Raises: UserError, when there is no such data set."""
     if name not in DATA_SETS:
-        raise UserError(f"--dataset {name}: it takes {', '.join(DATA_SETS)}.")
+        raise UserError(f"--dataset {shlex.quote(name)}: it takes {', '.join(DATA_SETS)}.")
     return DATA_SETS[name]
 
 
@@ -79,9 +91,16 @@ def _first(images: Images, limit: int | None) -> Images:
     return images if limit is None else replace(images, images=images.images[:limit], labels=images.labels[:limit])
 
 
+def _check_memory(count: int, channels: int, side: int) -> None:
+    needed = count * channels * side * side
+    if needed > psutil.virtual_memory().available:
+        raise UserError(f"--image-size {side}: the images take {needed >> 30} GiB of memory, more than is free.")
+
+
 def _resized(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
+    if images.shape[-2:] == (side, side):
         return images.contiguous()
+    _check_memory(len(images), images.shape[1], side)
     # In slices: the interpolation works in float32, four times the memory.
     return torch.cat([functional.resize(part, [side, side], antialias=True) for part in images.split(4096)])
 
@@ -105,14 +124,18 @@ def _torchvision(kind: str, where: str, files: str) -> Callable[[Path, int], tup
         try:
             for train in (True, False):
                 # torchvision reports each failing mirror on stdout; the one sentence below says it all.
-                with contextlib.redirect_stdout(io.StringIO()):
+                with contextlib.redirect_stdout(io.StringIO()), new_folders(folder / where):
                     data = getattr(torchvision.datasets, kind)(folder, train=train, download=True)
                 pixels = torch.as_tensor(data.data)
                 images = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
                 labels = torch.as_tensor(data.targets).long()
                 if len(images) != len(labels) or not len(labels):
                     raise ValueError(f"{len(images)} images and {len(labels)} labels")
+                if labels.max() >= len(data.classes):
+                    raise ValueError(f"label {labels.max()} of {len(data.classes)} classes")
                 parts.append(Images(_resized(images, side), labels))
+        except UserError:
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
@@ -128,7 +151,7 @@ _IDX = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte
 
 
 def _imagefolder(folder: Path, side: int) -> tuple[Images, Images]:
-    """FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (or val), resized on the shorter side and cropped at the centre."""
+    """FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (or val): the largest square at the centre, resized."""
     held_out = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), folder / "test")
     for part in (folder / "train", held_out):
         if not part.is_dir():
@@ -141,22 +164,32 @@ def _imagefolder(folder: Path, side: int) -> tuple[Images, Images]:
         raise UserError(f"--data-dir {folder}: {error}.") from error
     if sets[0].classes != sets[1].classes:
         raise UserError(f"--data-dir {folder}: train and {held_out.name} need folders of the same names.")
-    needed = 3 * side * side * sum(len(one) for one in sets)
-    if needed > psutil.virtual_memory().available:
-        raise UserError(f"--image-size {side}: the images take {needed / 2**30:.0f} GiB of memory, more than is free.")
+    _check_memory(sum(len(one) for one in sets), 3, side)
 
     def read(path: str) -> Tensor:
         try:
             with Image.open(path) as image:
-                square = functional.center_crop(functional.resize(image.convert("RGB"), [side]), [side, side])
-        except OSError as error:
+                return functional.pil_to_tensor(ImageOps.fit(image.convert("RGB"), (side, side), Resampling.BILINEAR))
+        # Pillow has no common base for what a damaged file leads to: OSError, SyntaxError, ValueError, struct.error.
+        except Exception as error:
             raise UserError(f"The image {path} cannot be read ({error}): mend it or take it away.") from error
-        return functional.pil_to_tensor(square)
 
+    parts = []
     with ThreadPoolExecutor() as pool:
-        pixels = [torch.stack(list(pool.map(read, [path for path, _ in one.samples]))) for one in sets]
-    train, test = (Images(images, torch.tensor(one.targets)) for images, one in zip(pixels, sets, strict=True))
-    return train, test
+        for one in sets:
+            paths, labels = zip(*_in_turn(one.samples), strict=True)
+            parts.append(Images(torch.stack(list(pool.map(read, paths))), torch.tensor(labels)))
+    return parts[0], parts[1]
+
+
+def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The first of each class, then the second, and so on: so that the first N are of all classes."""
+    seen: Counter[int] = Counter()
+    ranked = []
+    for path, label in samples:
+        ranked.append((seen[label], label, path))
+        seen[label] += 1
+    return [(path, label) for _, label, path in sorted(ranked)]
 
 
 _CIFAR = {"padding": 4, "flip": True, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

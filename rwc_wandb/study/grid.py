@@ -11,6 +11,8 @@ import yaml
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig, option_name
+from rwc_wandb.study.data import check_data_set
+from rwc_wandb.study.models import check_model
 
 _FIELDS = {option_name(one): one.name for one in fields(TrainConfig)}
 
@@ -41,6 +43,8 @@ class Grid:
             settings = {_FIELDS[name]: value for name, value in point.items()} | {"output": output}
             try:
                 config = TrainConfig(**settings)
+                check_data_set(config.dataset)
+                check_model(config.model)
             except UserError as error:
                 raise UserError(f"{self.path}: {error}") from error
             others = [f"{name}{point[name]}" for name in varying if name not in ("model", "dataset", "seed", "name")]

@@ -6,17 +6,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.results import RESULT_FILE, read_result
+from rwc_wandb.study.folders import new_folders
+from rwc_wandb.study.results import RESULT_FILE, folder_to_resume, read_result
 
 LOGS = "logs"
 
@@ -34,7 +33,9 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
         UserError: a folder holds a run of other settings, or cannot be written.
     """
     for config in configs:
-        _check_folder(config)
+        folder_to_resume(config)
+        read_result(config.run_folder)
+        _make_logs(config)
     console = Console()
     failed: dict[str, str] = {}
     with Progress(
@@ -53,6 +54,16 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
     return 1 if failed else 0
 
 
+def _make_logs(config: TrainConfig) -> None:
+    folder = Path(config.output) / LOGS
+    try:
+        with new_folders(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--output {config.output}: {folder} cannot be written ({reason}); name another.") from error
+
+
 def command_of(config: TrainConfig) -> list[str]:
     """The command line of a run: on all GPUs, where there are several."""
     launcher = ["accelerate.commands.launch", "-m"] if torch.cuda.device_count() > 1 else []
@@ -64,7 +75,6 @@ def command_of(config: TrainConfig) -> list[str]:
 def _train(config: TrainConfig) -> str:
     """Why it failed; "" if it did not."""
     log = Path(config.output) / LOGS / f"{config.run_name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         status = subprocess.run(command_of(config), stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if status == 0:
@@ -72,19 +82,6 @@ def _train(config: TrainConfig) -> str:
     lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("rwc-wandb: ")] or lines or ["it printed nothing"]
     return f"status {status}, {said[-1].strip()} ({log})"
-
-
-def _check_folder(config: TrainConfig) -> None:
-    """A folder of that name must hold the same run."""
-    path = config.run_folder / "config.yaml"
-    if not path.is_file():
-        return
-    found: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {}
-    for name, value in config.to_dict().items():
-        if name not in ("output", "data_dir") and found.get(name) != value:
-            raise UserError(
-                f"{config.run_folder} holds a run with {name} {found.get(name)}, not {value}: name another --output."
-            )
 
 
 def _table(configs: Sequence[TrainConfig], failed: dict[str, str]) -> Table:

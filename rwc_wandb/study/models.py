@@ -5,11 +5,13 @@ To add a model of your own, write a function like `_resnet18` and add it to `PAP
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from torch import nn
 
@@ -81,7 +83,7 @@ def check_model(name: str) -> None:
     if library == "torchvision" and inner in torchvision.models.list_models(module=torchvision.models):
         return
     raise UserError(
-        f"--model {name}: it takes {', '.join(PAPER_MODELS)}, timm:NAME (see timm.list_models()) "
+        f"--model {shlex.quote(name)}: it takes {', '.join(PAPER_MODELS)}, timm:NAME (see timm.list_models()) "
         f"or torchvision:NAME (see torchvision.models.list_models())."
     )
 
@@ -110,9 +112,40 @@ def build_model(name: str, channels: int, classes: int, image_size: int) -> nn.M
             {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
         )
         return timm.create_model(inner, in_chans=channels, num_classes=classes, **size)
-    size = {"image_size": image_size} if inner.startswith("vit_") else {}
-    model = torchvision.models.get_model(inner, weights=None, num_classes=classes, **size)
+    options: dict[str, Any] = {"image_size": image_size} if inner.startswith("vit_") else {}
+    if inner in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    model = torchvision.models.get_model(inner, weights=None, num_classes=classes, **options)
     return _with_channels(model, channels)
+
+
+def build_trainable(name: str, channels: int, classes: int, image_size: int, batch: int) -> nn.Module:
+    """`build_model`, after a look that it can learn from batches of `batch` images.
+
+    Raises:
+        UserError: no such model, or it cannot.
+    """
+    try:
+        model = build_model(name, channels, classes, image_size)
+        buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = model.train()(torch.zeros(batch, channels, image_size, image_size))
+            for key, buffer in model.named_buffers():
+                if key in buffers:
+                    buffer.copy_(buffers[key])
+        if not isinstance(logits, torch.Tensor) or logits.shape != (batch, classes):
+            raise ValueError("it gives no logits of the classes")
+    except UserError:
+        raise
+    # Whatever a model of other people's may raise: asserts, torch's errors, errors of arithmetic.
+    except Exception as error:
+        images = f"{batch} image{'s' if batch > 1 else ''} of {channels}x{image_size}x{image_size}"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--model {name}: it cannot learn from batches of {images} ({reason}): try another --image-size, a larger "
+            "--batch-size or another model."
+        ) from error
+    return model
 
 
 def _with_channels(model: nn.Module, channels: int) -> nn.Module:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
+import errno
+import io
+import secrets
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +19,45 @@ from rich.table import Table
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
+from rwc_wandb.study.folders import new_folders, write_whole
 
 RESULT_FILE = "result.yaml"
 METRICS_FILE = "metrics.csv"
 
 
 def make_folder(config: TrainConfig) -> Path:
-    """OUTPUT/NAME/, with a number behind NAME where that exists already; holds `config.yaml` afterwards.
+    """OUTPUT/NAME/ with `config.yaml` in it, with a number behind NAME where that exists already.
 
     Raises:
         UserError: it cannot be written.
     """
     wanted = config.run_folder
+    # Filled elsewhere, then renamed: whoever is killed in between leaves no folder that cannot be resumed.
+    fresh = wanted.with_name(f".{secrets.token_hex(8)}")
+    try:
+        with new_folders(fresh):
+            fresh.mkdir(parents=True)
+            try:
+                (fresh / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "utf-8")
+                return _renamed(fresh, wanted)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--output {config.output}: {wanted} cannot be written ({reason}); name another.") from error
+
+
+def _renamed(fresh: Path, wanted: Path) -> Path:
+    """To the first name that is free; an empty folder's is."""
     for number in range(1, 10_000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
-            folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-            return folder
-        except FileExistsError:
+            return fresh.rename(folder)
+        except OSError:
             if not folder.is_dir():
-                break
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(
-                f"--output {config.output}: {folder} cannot be written ({reason}); name another."
-            ) from error
-    raise UserError(f"--output {config.output}: {wanted} is no folder, or too many runs have its name.")
+                raise
+    raise FileExistsError(errno.EEXIST, "too many runs have its name")
 
 
 def folder_to_resume(config: TrainConfig) -> Path | None:
@@ -51,9 +67,10 @@ def folder_to_resume(config: TrainConfig) -> Path | None:
         UserError: it holds a run of other settings.
     """
     folder = config.run_folder
-    if not (folder / "config.yaml").is_file():
+    path = folder / "config.yaml"
+    if not path.is_file():
         return None
-    found: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    found = _read_mapping(path)
     for name, value in config.to_dict().items():
         if name not in ("output", "data_dir") and found.get(name) != value:
             raise UserError(f"{folder} holds a run with {name} {found.get(name)}, not {value}: name another --output.")
@@ -61,35 +78,48 @@ def folder_to_resume(config: TrainConfig) -> Path | None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a run reached: `epochs`, `best_test_accuracy`, `last_test_accuracy`; None if it has not finished."""
+    """What a run reached: `epochs`, `best_test_accuracy`, `last_test_accuracy`; None if it has not finished.
+
+    Raises:
+        UserError: somebody else has written the file.
+    """
     path = folder / RESULT_FILE
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    result = _read_mapping(path)
+    if not {"epochs", "best_test_accuracy", "last_test_accuracy"} <= set(result):
+        raise UserError(f"{path} is not what a finished run writes: take it away, or name another --output.")
+    return result
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}): mend it, or name another --output.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not what a run writes: take it away, or name another --output.")
+    return found
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """The last thing that a run writes: it has finished when this file is there."""
-    unfinished = folder / f"{RESULT_FILE}.tmp"
-    with unfinished.open("w") as file:
-        yaml.safe_dump(result, file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(folder / RESULT_FILE)
+    write_whole(folder / RESULT_FILE, yaml.safe_dump(result, sort_keys=False))
 
 
-def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one epoch to `metrics.csv`, in place of this epoch and later ones of a run that was stopped."""
+def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add epochs to `metrics.csv`, in place of these epochs and later ones of a run that was stopped."""
     path = folder / METRICS_FILE
     kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
             kept = [old for old in csv.DictReader(file) if (old["epoch"] or "").isdigit()]
-    kept = [old for old in kept if int(old["epoch"]) < row["epoch"]]
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows([*kept, row])
-    unfinished.replace(path)
+    kept = [old for old in kept if int(old["epoch"]) < rows[0]["epoch"]]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows([*kept, *rows])
+    write_whole(path, text.getvalue())
 
 
 def print_layers(console: Console, history: History) -> None:
@@ -102,6 +132,6 @@ def print_layers(console: Console, history: History) -> None:
     if len(history):
         rows = zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True)
         for layer, stage, size, values in rows:
-            numbers = (f"{value:.4g}" for value in (values[0], values[-1], np.mean(values)))
+            numbers = (f"{value:.4g}" for value in (values[0], values[-1], values.mean(dtype=np.float64)))
             table.add_row(layer, stage, f"{size:,}", *numbers)
     console.print(table)

@@ -7,8 +7,10 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwc_wandb.errors import UserError
 from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.config import TrainConfig
+from rwc_wandb.study.folders import write_whole
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -22,13 +24,18 @@ def open_training_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
     Settings of the environment (`WANDB_MODE`, `WANDB_PROJECT`, a sweep's) win over ours.
 
     Raises:
-        UserError: W&B refuses the settings even offline.
+        UserError: W&B refuses the settings even offline, or the folder cannot be written.
     """
     path = folder / ID_FILE
     known = path.read_text().strip() if path.is_file() else None
     # A sweep's agent names the run itself.
     run_id = os.environ.get("WANDB_RUN_ID") or known or secrets.token_hex(4)
-    path.write_text(run_id)
+    try:
+        if run_id != known:
+            write_whole(path, run_id)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--output {config.output}: {path} cannot be written ({reason}); name another.") from error
     run, line = open_run(
         project=os.environ.get("WANDB_PROJECT", config.project),
         id=run_id,

@@ -52,11 +52,16 @@ class Chart:
     strings: dict[str, str]
 
 
-def charts(series: Series, title: str = "", most_rows: int = MOST_ROWS) -> dict[str, Chart]:
-    """Chart name: its table and words. Thinned to at most `most_rows` rows each; the title says how many are shown."""
+def charts(
+    series: Series, title: str = "", most_rows: int = MOST_ROWS, most_measurements: int = MOST_ROWS
+) -> dict[str, Chart]:
+    """Chart name: its table and words. Thinned evenly to at most `most_rows` rows and `most_measurements` measurements
+    each; the title says how many are shown."""
     reading = _how_to_read(series)
-    by_layer = thinned(len(series.steps), most_rows // len(series.layers))
-    by_stage = thinned(len(series.steps), most_rows // len(series.stage_names))
+    by_layer, by_stage = (
+        thinned(len(series.steps), min(most_rows // len(names), most_measurements))
+        for names in (series.layers, series.stage_names)
+    )
     layer_rows, stage_rows = _layer_rows(series, by_layer), _stage_rows(series, by_stage)
     result = {}
     for name, shows in CHARTS.items():
@@ -146,7 +151,11 @@ def _finite(value: float) -> float | None:
 
 def _how_to_read(series: Series) -> dict[str, str]:
     runs = f"Mean over {series.runs} runs. " if series.runs > 1 else ""
-    band = f"band: lowest to highest of {series.runs} runs" if series.runs > 1 else "band: lowest to highest layer"
+    band = (
+        f"band: lowest to highest of {series.runs} runs"
+        if series.runs > 1
+        else "band: lowest to highest layer that changes"
+    )
     return {
         "rwc_heatmap": runs + "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured.",
         "rwc_curves": runs + "A line that falls and stays low has stopped learning. Point at a line to see its layer.",

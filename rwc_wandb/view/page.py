@@ -11,19 +11,24 @@ from rwc_wandb.view.charts import Chart
 # The page may run what is in it and nothing else; Vega compiles expressions, hence unsafe-eval.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 
+INK = "#767d87"
+"""The colour of words in the specs: readable on white and on nearly black, so perfect on neither."""
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2rem auto; padding: 0 1rem;
        color: light-dark(#23272e, #d8dce2); background: light-dark(#ffffff, #1a1c1f); }
 h1 { font-size: 1.4rem; margin-bottom: .2rem; }
-p { max-width: 52rem; margin: .4rem 0; }
+p, li { max-width: 52rem; margin: .4rem 0; }
 .chart { overflow-x: auto; margin: 2rem 0; }
 .vega-bind { font-size: 13px; color: #767d87; }
 .vega-bind input { width: 360px; vertical-align: middle; }
 """
 
 _SCRIPT = """
-for (const {id, spec, table} of JSON.parse(document.getElementById("charts").textContent)) {
+const ink = matchMedia("(prefers-color-scheme: dark)").matches ? "#d8dce2" : "#23272e";
+const described = document.getElementById("charts").textContent.replaceAll(INK, ink);
+for (const {id, spec, table} of JSON.parse(described)) {
   // Every chart gets rows of its own: Vega writes into them.
   const {columns, texts} = TABLES[table];
   const names = Object.keys(columns);
@@ -40,13 +45,19 @@ for (const {id, spec, table} of JSON.parse(document.getElementById("charts").tex
 
 
 def page(
-    title: str, introduction: list[str], specs: dict[str, dict[str, Any]], made: dict[str, Chart], library: str
+    title: str,
+    introduction: list[str],
+    findings: list[str],
+    specs: dict[str, dict[str, Any]],
+    made: dict[str, Chart],
+    library: str,
 ) -> str:
     """The page as text.
 
     Args:
         title: the heading; any text, it is escaped.
         introduction: paragraphs, escaped as well.
+        findings: what the run shows, a list; escaped as well.
         specs: chart name: its spec, filled and sized, without data.
         made: the charts' rows.
         library: JavaScript that defines `vegaEmbed`.
@@ -58,6 +69,7 @@ def page(
         tables.setdefault(table, _columnar(made[name]))
         listed.append({"id": name, "spec": described, "table": table})
     paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in introduction)
+    found = "\n".join(f"<li>{html.escape(text)}</li>" for text in findings)
     places = "\n".join(f'<div class="chart"><div id="{id}_controls"></div><div id="{id}"></div></div>' for id in specs)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -72,11 +84,15 @@ def page(
 <body>
 <h1>{html.escape(title)}</h1>
 {paragraphs}
+<ul>
+{found}
+</ul>
 {places}
 <script type="application/json" id="tables">{_json(tables)}</script>
 <script type="application/json" id="charts">{_json(listed)}</script>
 <script type="module">{library}</script>
 <script type="module">
+const INK = "{INK}";
 const TABLES = JSON.parse(document.getElementById("tables").textContent);
 {_SCRIPT}</script>
 </body>

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 Accuracies = Mapping[tuple[str, str], Sequence[float]]
-"""(model, data set): the last test accuracy of each of its runs, from 0 to 1."""
+"""(model, data set): the last test accuracy of each of its finished runs, from 0 to 1."""
 
 _PAPER = {
     "resnet18": (91, 64, 99, 92),
@@ -36,7 +36,7 @@ def accuracies_of(entity: str, project: str) -> Accuracies:
         model, dataset = run.config.get("model"), run.config.get("dataset")
         if isinstance(model, str) and isinstance(dataset, str):
             accuracy = run.summary.get("test/accuracy")
-            is_known = isinstance(accuracy, (int, float)) and math.isfinite(accuracy)
+            is_known = run.state == "finished" and isinstance(accuracy, (int, float)) and math.isfinite(accuracy)
             found[model, dataset] += [float(accuracy)] if is_known else []
     return dict(sorted(found.items()))
 
@@ -52,4 +52,4 @@ def accuracy_table(accuracies: Accuracies) -> str:
         paper = PAPER_ACCURACY.get((model, dataset))
         count = str(len(percent)) if percent else ""
         lines.append(f"| {model} | {dataset} | {ours} | {count} | {'' if paper is None else f'{paper:g}'} |")
-    return "\n".join([*lines, "", "± one standard deviation over runs.."])
+    return "\n".join([*lines, "", "± one standard deviation over runs. Only runs that have finished count."])

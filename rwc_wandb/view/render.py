@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from rwc_wandb.files import whole_file
 from rwc_wandb.measure.history import History
 from rwc_wandb.view.charts import Chart, charts, filled, spec
-from rwc_wandb.view.page import page
+from rwc_wandb.view.findings import findings
+from rwc_wandb.view.page import INK, page
 from rwc_wandb.view.series import Series, series
 
 WIDTH = 860
@@ -17,6 +20,9 @@ WIDTH = 860
 
 MOST_ROWS_LOCAL = 40_000
 """A page with more rows takes seconds to open; 161 layers x 150 epochs are 24,150."""
+
+MOST_MEASUREMENTS = WIDTH // 2
+"""More would make lines thick and cells narrower than can be seen."""
 
 VEGA_LITE = "6.4"
 
@@ -41,11 +47,12 @@ def write_pictures(
 
     Raises:
         UserError: nothing to draw, or runs that cannot be averaged.
+        OSError: a file cannot be written.
         ModuleNotFoundError: vl-convert is missing.
     """
     _vl_convert()
     drawn = series([histories] if isinstance(histories, History) else histories, elementwise)
-    made = charts(drawn, title, MOST_ROWS_LOCAL)
+    made = charts(drawn, title, MOST_ROWS_LOCAL, MOST_MEASUREMENTS)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stem = "rwc_elementwise" if elementwise else "rwc"
@@ -56,7 +63,8 @@ def write_pictures(
         data = png(spec_with_data) if pictures == "png" else svg(spec_with_data).encode()
         files[folder / f"{stem}{name.removeprefix('rwc')}.{pictures}"] = data
     for path, data in files.items():
-        path.write_bytes(data)
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
     return list(files)
 
 
@@ -64,7 +72,7 @@ def html_page(drawn: Series, made: dict[str, Chart], title: str = "") -> str:
     """All charts in one self-contained page."""
     specs = {name: _sized(name, chart, drawn) for name, chart in made.items()}
     library = _vl_convert().javascript_bundle(vl_version=VEGA_LITE)
-    return page(title or "Relative weight change", _introduction(drawn), specs, made, library)
+    return page(title or "Relative weight change", _introduction(drawn), findings(drawn), specs, made, library)
 
 
 def concrete(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
@@ -85,7 +93,9 @@ def svg(concrete_spec: dict[str, Any]) -> str:
 
 
 def _on_white(concrete_spec: dict[str, Any]) -> dict[str, Any]:
-    return concrete_spec | {"background": "white", "padding": 16}
+    data = concrete_spec["data"]
+    described: dict[str, Any] = json.loads(json.dumps(concrete_spec | {"data": None}).replace(INK, "#23272e"))
+    return described | {"data": data, "background": "white", "padding": 16}
 
 
 def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:

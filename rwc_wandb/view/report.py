@@ -162,6 +162,7 @@ def _section(wr: Any, model: str, dataset: str, runs_from: tuple[str, str], char
                 "title": f"{name}: RWC of every layer over time",
                 "subtitle": "Mean over the runs. Bright: the layer changes much. Dark: it hardly learns.",
                 "value": "RWC (no unit, log scale)",
+                "time": "epoch (of rwc-wandb train), or optimizer step",
             },
             layout=wr.Layout(x=12, y=0, w=12, h=12),
         ),

@@ -28,7 +28,8 @@ class Series:
         values: [T, L] RWC, the mean over the runs that have a finite value there.
         stage_names: [S] in forward order.
         stage_means: [T, S].
-        stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer.
+        stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer that
+            changes.
         runs: the number of runs.
         steps_per_epoch: what turns steps into epochs on the time axis; None: the axis shows steps.
         elementwise: whether the values are the element-wise variant.
@@ -79,8 +80,10 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     if len(histories) > 1:
         low, high = _over_runs(np.nanmin, means), _over_runs(np.nanmax, means)
     else:
-        of_stage = [values[0][:, np.array(first.stages) == name] for name in stage_names]
-        low, high = (np.stack([end(columns, axis=1) for columns in of_stage], 1) for end in (np.min, np.max))
+        # What stands still has no place on a logarithmic axis: the band is of the layers that change.
+        changing = np.where(values[0] > 0, values[0], np.nan)
+        of_stage = [changing[:, np.array(first.stages) == name].T for name in stage_names]
+        low, high = (np.stack([_over_runs(end, layers) for layers in of_stage], 1) for end in (np.nanmin, np.nanmax))
     return Series(
         layers=first.layers,
         stages=first.stages,
@@ -133,7 +136,7 @@ def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) ->
 
 
 def _over_runs(reduction: Callable[..., Any], values: Values) -> Values:
-    """`values` [R, T, ...] reduced over the runs; NaN only where no run has a value."""
+    """`values` [R, T, ...] reduced over the runs (or the layers of one); NaN only where none has a value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(reduction(values, axis=0))

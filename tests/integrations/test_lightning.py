@@ -16,6 +16,7 @@ from torch import nn
 
 pytest.importorskip("lightning")
 
+from rwc_wandb import watch
 from rwc_wandb.integrations.lightning import RWCCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,7 +56,7 @@ def module(pl: ModuleType, weights: Weights, optimizers: int = 1) -> Any:
     return Regression()
 
 
-def fit(pl: ModuleType, made: Any, callback: RWCCallback, folder: Path, **settings: Any) -> Any:
+def fit(pl: ModuleType, made: Any, callback: Any, folder: Path, **settings: Any) -> Any:
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(24, 4)), batch_size=2)
     checkpoint, more = settings.pop("ckpt_path", None), settings.pop("more", [])
     settings = {"logger": False, "enable_checkpointing": False} | settings
@@ -92,6 +93,42 @@ def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
     fit(pl, module(pl, weights, optimizers=2), callback, tmp_path)
     assert callback.monitor is not None
     weights.check(callback.monitor.history)
+
+
+@pytest.mark.parametrize("package", ["lightning.fabric", "lightning_fabric"])
+@pytest.mark.parametrize("set_up_first", [True, False])
+def test_fabric(package: str, set_up_first: bool) -> None:
+    fabric = pytest.importorskip(package).Fabric(accelerator="cpu", devices=1)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model, optimizer = fabric.setup(net, torch.optim.Adam(net.parameters(), lr=0.01))
+    monitor = watch(model, optimizer, run=False) if set_up_first else watch(net, optimizer.optimizer, run=False)
+    weights = Weights()
+    weights.save(net)
+    for _ in range(4):
+        fabric.backward(model(torch.randn(3, 4)).square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.save(net)
+    monitor.close()
+    assert monitor.history.layers == ["0", "2"]
+    weights.check(monitor.history)
+
+
+def test_the_optimizers_that_a_module_is_given(tmp_path: Path) -> None:
+    """Lightning hands out wrappers that take themselves for optimizers of torch."""
+    pl = importlib.import_module("lightning.pytorch")
+    weights = Weights()
+    made = module(pl, weights, optimizers=2)
+    monitors = []
+
+    class Watching(pl.Callback):  # type: ignore[name-defined, misc]
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            monitors.append(watch(pl_module, pl_module.optimizers(), run=False))
+
+    fit(pl, made, Watching(), tmp_path)
+    monitors[0].close()
+    weights.check(monitors[0].history)
 
 
 def test_rows_join_those_of_the_wandb_logger(tmp_path: Path, standin: StandIn) -> None:

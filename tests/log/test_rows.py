@@ -11,7 +11,7 @@ from standin import StandIn
 from training import Training, network, rwc_rows
 
 from rwc_wandb import History, watch
-from rwc_wandb.log import rows
+from rwc_wandb.log import budget, rows
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.trends import depth_trend
 
@@ -98,25 +98,38 @@ def test_a_run_that_processes_share_gets_rows_of_our_own(standin: StandIn) -> No
 
 
 def test_merged_rows_keep_within_the_budget(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 20)
-    training = Training(standin, log_every=1, histogram_every=None, rows="own")
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 60)
+    training = Training(standin, log_every=1, histogram_every=4, rows="own")
     for _ in training.steps(30):
         pass
     server = training.finish()
+    # At once a tenth, 6 values, and what is begun: two rows of six. The third comes at the end with all the others.
     found = rwc_rows(server)
-    assert len(found) == 4  # 20 values are three rows of six; the fourth comes at the end with all the others
-    check_means(found[-1], training.monitor.history, 4, 30)
+    assert len(found) == 3
+    check_means(found[-1], training.monitor.history, 3, 30)
+    assert not any("hist/weight/layer1" in row for row in server.rows)
+
+
+def test_monitors_of_one_run_share_its_budget(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 60)
+    training = Training(standin, log_every=1, histogram_every=None, rows="own")
+    with watch(training.model, training.optimizer, log_every=1, histogram_every=None, rows="own", prefix="other"):
+        for _ in training.steps(5):
+            pass
+    server = training.finish()
+    assert [row["rwc/step"] for row in rwc_rows(server)] == [1, 5]
+    assert [row["other/step"] for row in server.rows if "other/layer1" in row] == [1, 5]
 
 
 def test_windows_that_wait_for_the_budget_are_in_the_next_row(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 6)
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 6)
     training = Training(standin, log_every=2, histogram_every=None)
     for step in training.steps(9):
         if step == 7:
             # One row of six values, then nothing until here: the window that ends at step 8 is sent again.
-            monkeypatch.setattr(rows, "VALUES_PER_MINUTE", 10**9)
+            monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 10**9)
         training.run.log({"loss": step})
     server = training.finish()
     assert [row["loss"] for row in server.rows if "loss" in row] == list(range(1, 10))
@@ -138,6 +151,37 @@ def test_windows_of_a_user_who_never_logs_are_merged_when_there_are_many(
     assert [row["rwc/step"] for row in found] == [4, 8, 10, 12]
     for row, (first, last) in zip(found, [(1, 4), (5, 8), (9, 10), (11, 12)], strict=True):
         check_means(row, training.monitor.history, first, last)
+
+
+def test_what_a_user_who_never_logs_gets_at_the_end_is_within_the_budget(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 5 * 6)  # five rows
+    training = Training(standin, log_every=1, histogram_every=None)
+    monkeypatch.setattr(training.monitor._delivery.consumer._budget, "allows", lambda values: True)
+    for _ in training.steps(12):
+        pass
+    server = training.finish()
+    found = rwc_rows(server)
+    # A sixth joins pairs: 2, 2, 2; then 4, 3, 2 (with three more); then 7, 3, 2.
+    assert [row["rwc/step"] for row in found] == [7, 10, 12]
+    for row, (first, last) in zip(found, [(1, 7), (8, 10), (11, 12)], strict=True):
+        check_means(row, training.monitor.history, first, last)
+
+
+def test_of_two_monitors_of_a_user_who_never_logs_every_window_is_seen(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=None)
+    other = watch(training.model, training.optimizer, log_every=3, histogram_every=None, prefix="other")
+    for _ in training.steps(17):
+        pass
+    server = training.finish()
+    found = rwc_rows(server)
+    assert [row["rwc/step"] for row in found] == [5, 10, 15, 17]
+    check_means(found[2], training.monitor.history, 11, 15)
+    others = [row for row in server.rows if "other/layer1" in row]
+    assert [row["other/step"] for row in others] == [3, 6, 9, 12, 15, 17]
+    expected = other.history.rwc[12:15, 0].astype(float).mean()
+    assert others[4]["other/layer1"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_histograms_hold_every_weight(standin: StandIn) -> None:

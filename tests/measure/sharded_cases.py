@@ -365,6 +365,34 @@ def close_on_some_ranks(_: Path) -> None:
     Ranks.close_timeout = 20.0
 
 
+def a_rank_that_an_exception_ends(_: Path) -> None:
+    """Nobody knows of it before its process has ended: it does not wait for others as long as usual."""
+    model = sharded(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = watch(model, optimizer, run=False, histogram_every=None)
+    train(model, optimizer, Gathered(optimizer))
+    Ranks.failed_timeout = 1.0
+    if distributed.get_rank() == 1:
+        with pytest.raises(ZeroDivisionError), pytest.warns(MonitoringStopped, match="rank 0 within 1 s"), monitor:
+            _ = 1 / 0
+    distributed.barrier()
+    if distributed.get_rank() == 0:
+        with pytest.warns(MonitoringStopped, match="close finds that rank 1 has stopped"):
+            monitor.close()
+    Ranks.failed_timeout = 2.0
+
+
+def the_process_that_joins_the_ranks_has_ended(_: Path) -> None:
+    monitor = watch(sharded(network()), run=False, histogram_every=None)
+    server = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    assert monitor._ranks is not None
+    monitor._ranks._store = distributed.TCPStore("127.0.0.1", server.port, is_master=False)
+    del server
+    monitor.measure()
+    with pytest.warns(MonitoringStopped, match="close finds that the process that joins the ranks has ended"):
+        monitor.close()
+
+
 def a_rank_that_stops_measuring(_: Path) -> None:
     """The others' training goes on, nobody waits, and in the end they say so."""
     model = sharded(network())
@@ -463,6 +491,7 @@ IN_TWO = [
     fsdp2_with_a_forward_before_the_step, fsdp2_with_cpu_offload, fsdp2_bfloat16, tensor_parallel,
     tensor_parallel_with_plain_layers, partial_is_refused, fsdp1, fsdp1_one_unit, fsdp1_without_sharding,
     fsdp1_flat_is_refused, accelerate, watch_on_some_ranks, plans_that_differ, close_on_some_ranks,
+    a_rank_that_an_exception_ends, the_process_that_joins_the_ranks_has_ended,
     a_rank_that_stops_measuring, weights_replaced_on_all_ranks, histograms_are_declined, sharded_after_watch,
     save_state, load_state,
 ]  # fmt: skip

@@ -1,13 +1,23 @@
 """The series in memory and on disk."""
 
 import json
+import pickle
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from rwc_wandb import History, HistoryError
+from rwc_wandb.measure.history import FORMAT
+
+FUZZ = examples(100)
 
 
 def filled(measurements: int = 200) -> History:
@@ -62,17 +72,89 @@ def test_stage_means() -> None:
     assert means.tolist() == [2.0, 7.0]
 
 
-def test_files_that_are_no_history(tmp_path: Path) -> None:
-    with pytest.raises(HistoryError, match=r"no history file .*absent"):
-        History.load(tmp_path / "absent")
+def described(**changes: object) -> dict[str, str]:
+    """The metadata of `filled`, changed."""
+    values = {"layers": ["a", "b"], "stages": ["x", "y"], "sizes": [4, 6], "steps_per_epoch": None} | changes
+    return {"format": FORMAT} | {key: json.dumps(value) for key, value in values.items() if value != "left out"}
+
+
+def measured(rows: int = 3, layers: int = 2, dtype: type = np.float32) -> dict[str, np.ndarray]:
+    values = np.zeros((rows, layers), dtype)
+    return {"steps": np.arange(rows), "rwc": values, "rwc_elementwise": values.copy()}
+
+
+@pytest.mark.parametrize(
+    ("series", "metadata", "sentence"),
+    [
+        (measured(), None, "it lacks the format"),
+        (measured(), described() | {"format": "rwc_wandb.history.0"}, "it lacks the format"),
+        (measured(), described(layers="left out"), "'layers'.*cut short"),
+        (measured(), described(steps_per_epoch="left out"), "'steps_per_epoch'.*cut short"),
+        (measured(), described() | {"layers": "["}, "cut short"),
+        (measured(), described() | {"layers": "[" * 100_000}, "cut short"),
+        (measured(), described(layers="ab"), "its layers are no list of str"),
+        (measured(), described(layers={"a": 1, "b": 2}), "its layers are no list of str"),
+        (measured(), described(layers=[1, 2]), "its layers are no list of str"),
+        (measured(), described(layers=None), "its layers are no list of str"),
+        (measured(), described(stages=["x"]), "2 layers and 1 stages"),
+        (measured(), described(stages=["x", 3]), "its stages are no list of str"),
+        (measured(), described(sizes=[4, float("nan")]), "its sizes are no list of int"),
+        (measured(), described(sizes=[4, 6, 8]), "2 layers and 3 sizes"),
+        (measured(), described(steps_per_epoch=0), "its steps_per_epoch is 0"),
+        (measured(), described(steps_per_epoch=float("nan")), "its steps_per_epoch is nan"),
+        (measured(), described(steps_per_epoch="12"), "its steps_per_epoch is '12'"),
+        (measured(layers=3), described(), r"its rwc are float32 \(3, 3\) where its steps and layers say \(3, 2\)"),
+        (measured() | {"steps": np.arange(4)}, described(), r"say \(4, 2\)"),
+        (measured() | {"steps": np.zeros((3, 1), np.int64)}, described(), r"its steps are int64 \(3, 1\)"),
+        (measured() | {"steps": np.array(3)}, described(), r"its steps are int64 \(\)"),
+        (measured() | {"steps": np.zeros(3)}, described(), "its steps are float64"),
+        (measured(dtype=np.float64), described(), "its rwc are float64"),
+        ({"rwc": np.zeros((3, 2), np.float32)}, described(), "cut short"),
+    ],
+)
+def test_files_that_are_no_history(
+    series: dict[str, np.ndarray], metadata: dict[str, str] | None, sentence: str, tmp_path: Path
+) -> None:
+    save_file(series, tmp_path / "h", metadata=metadata)
+    with pytest.raises(HistoryError, match=sentence) as refused:
+        History.load(tmp_path / "h")
+    assert str(tmp_path / "h") in str(refused.value)
+
+
+def test_what_is_no_safetensors_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(HistoryError, match=r"no history file .*: name an rwc.safetensors"):
+            History.load(path)
     filled().save(tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
-    for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "cut").write_bytes(whole[:length])
+    contents = [whole[:length] for length in (0, 7, 100, len(whole) // 2, len(whole) - 1)]
+    for content in [*contents, b"\xff" * 100, b"\0" * 100, whole + b"more", pickle.dumps({"steps": 3})]:
+        (tmp_path / "cut").write_bytes(content)
         with pytest.raises(HistoryError, match=r"cut"):
             History.load(tmp_path / "cut")
-    from safetensors.numpy import save_file
 
-    save_file({"steps": np.zeros(1)}, tmp_path / "foreign")
-    with pytest.raises(HistoryError, match="not a history of rwc_wandb"):
-        History.load(tmp_path / "foreign")
+
+@settings(max_examples=FUZZ, deadline=None, derandomize=True)
+@given(st.data())
+def test_bytes_that_have_been_changed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Either it is refused, or it is a history; only changes of values and of texts can go unnoticed."""
+    content = bytearray(whole_file())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "changed"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    try:
+        history = History.load(path)
+    except HistoryError:
+        return
+    assert history.rwc.shape == history.rwc_elementwise.shape == (len(history.steps), len(history.layers))
+    assert len(history.stages) == len(history.sizes) == len(history.layers)
+    assert path.stat().st_size == len(content)
+
+
+@cache
+def whole_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "whole"
+        filled(6).save(path)
+        return path.read_bytes()

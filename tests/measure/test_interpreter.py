@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzzing import FACTOR
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -23,7 +24,7 @@ def test_kernels_through_the_interpreter() -> None:
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=300 * max(1, FACTOR),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout

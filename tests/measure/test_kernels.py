@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -58,7 +59,7 @@ if torch.cuda.is_available() and not INTERPRETED:
         Kind("torch-cuda", lambda: ReferenceReduction, "cuda", (torch.float32, torch.float64, *HALVES)),
         Kind("triton", gpu_reduction, "cuda", (torch.float32, *HALVES)),
     ]
-EXAMPLES = 10 if INTERPRETED else 60
+EXAMPLES = examples(10 if INTERPRETED else 60)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 every_kind_and_dtype = pytest.mark.parametrize(
     ("kind", "dtype"),

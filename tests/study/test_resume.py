@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ WORDS = ["train", "--resume", *MODEL, "--limit-train", "96", "--limit-test", "40
 EPOCHS, STEPS = 4, 24
 KILLS = int(os.environ.get("RWC_KILLS", "1"))
 """How many runs are killed at random moments; a thorough look takes 20 and more."""
+PATIENCE = 300
 
 
 @pytest.fixture(autouse=True)
@@ -35,18 +37,26 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def words(output: Path) -> list[str]:
-    every = ["--epochs", str(EPOCHS), "--rwc-every", "1", "--checkpoint-every", "2"]
+    # Measurements are not where checkpoints are.
+    every = ["--epochs", str(EPOCHS), "--rwc-every", "1", "--checkpoint-every", "2", "--histogram-every", "5"]
     return [*WORDS, *every, "--output", str(output)]
 
 
-def start(output: Path) -> subprocess.Popen[str]:
+def start(output: Path, launcher: Sequence[str] = (), extra: Sequence[str] = ()) -> subprocess.Popen[str]:
+    launcher = launcher or [sys.executable, "-m", "rwc_wandb"]
     return subprocess.Popen(
-        [sys.executable, "-m", "rwc_wandb", *words(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*launcher, *words(output), *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
+def finished(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return said
+
+
 def only(output: Path) -> Path:
-    (folder,) = (path for path in output.iterdir() if path.is_dir())
+    (folder,) = (path for path in output.iterdir() if path.is_dir() and not path.name.startswith("."))
     return folder
 
 
@@ -56,51 +66,109 @@ def results(folder: Path) -> tuple[list[dict[str, str]], History]:
     return rows, History.load(folder / "rwc.safetensors")
 
 
-def assert_same(folder: Path, other: Path) -> None:
+def assert_same(folder: Path, other: Path, every: int = 1) -> None:
     (rows, history), (other_rows, other_history) = results(folder), results(other)
+    assert len(rows) == EPOCHS
     assert rows == other_rows
-    assert history.steps.tolist() == other_history.steps.tolist() == list(range(1, STEPS + 1))
+    assert history.steps.tolist() == other_history.steps.tolist() == list(range(every, STEPS + 1, every))
     np.testing.assert_array_equal(history.rwc, other_history.rwc)
     np.testing.assert_array_equal(history.rwc_elementwise, other_history.rwc_elementwise)
     assert read_result(folder) == read_result(other)
+    assert not (folder / "checkpoints").exists()
+    assert len({path.name.split("-")[-1] for path in (folder / "wandb").glob("offline-run-*")}) == 1
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed")
-    process = start(output)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
+    finished(start(output))
     return only(output)
 
 
+def wait_for(process: subprocess.Popen[str], output: Path, pattern: str) -> None:
+    while process.poll() is None and not list(output.glob(pattern)):
+        time.sleep(0.02)
+
+
 def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
+    """From the start of python to the last file: each run is killed up to three times, then left alone."""
     draw = random.Random(0)
-    killed = 0
-    for attempt in range(200):
-        if killed == KILLS:
-            break
-        output = tmp_path / f"runs{attempt}"
-        process = start(output)
-        while process.poll() is None and not list(output.glob("*/checkpoints/step-*.pt")):
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 1.5))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        process = start(output)
-        said, _ = process.communicate(timeout=100)
-        assert process.returncode == 0, said
+    moments = [("*/checkpoints/step-*.pt", 1.5), ("*/metrics.csv", 3.0), ("*/config.yaml", 3.0), (".", 9.0)]
+    moments.append(("*/rwc.safetensors", 1.5))
+    killed = runs = 0
+    while killed < KILLS and runs < 100:
+        output = tmp_path / f"runs{runs}"
+        output.mkdir()
+        for _ in range(min(3, KILLS - killed)):
+            process = start(output)
+            pattern, most = moments[(killed + runs) % len(moments)]
+            wait_for(process, output, pattern)
+            time.sleep(draw.uniform(0, most))
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        finished(start(output))
         assert_same(only(output), undisturbed)
+        runs += 1
+    print(f"killed {killed} times in {runs} runs")
     assert killed == KILLS
+
+
+PLACES = [
+    ("before", "rwc_wandb.study.results._renamed", 1),
+    ("before", "rwc_wandb.study.train.open_training_run", 1),
+    ("before", "rwc_wandb.study.tracking.open_run", 1),
+    ("after", "rwc_wandb.study.tracking.open_run", 1),
+    ("before", "rwc_wandb.study.checkpoint.os.fsync", 3),
+    ("before", "rwc_wandb.study.train.append_metrics", 2),
+    ("after", "rwc_wandb.study.train.append_metrics", 3),
+    ("after", "rwc_wandb.study.train.evaluate", 4),
+    ("before", "rwc_wandb.study.train.finish", 1),
+    ("before", "rwc_wandb.study.train.write_pictures", 1),
+    ("before", "rwc_wandb.study.train.write_result", 1),
+    ("before", "rwc_wandb.study.checkpoint.Checkpoints.remove", 1),
+]
+
+
+@pytest.mark.parametrize(("when", "name", "count"), PLACES if KILLS > 1 else PLACES[9:10])
+def test_killed_between_two_acts(when: str, name: str, count: int, undisturbed: Path, tmp_path: Path) -> None:
+    killing = str(Path(__file__).with_name("killing.py"))
+    process = start(tmp_path / "runs", [sys.executable, killing, when, name, str(count)])
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL, said
+    finished(start(tmp_path / "runs"))
+    assert_same(only(tmp_path / "runs"), undisturbed)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.skipif(KILLS < 2, reason="thorough")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_two_processes(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed or asked to stop, all of them and their launcher, as a terminal or a scheduler does."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launcher, extra = [*TORCHRUN, "-m", "rwc_wandb"], ["--rwc-every", "3", "--checkpoint-every", "4"]
+    finished(start(tmp_path / "undisturbed", launcher, extra))
+    process = subprocess.Popen(
+        [*launcher, *words(tmp_path / "runs"), *extra],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(process, tmp_path / "runs", "*/checkpoints/step-*.pt")
+    os.killpg(process.pid, number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert read_result(only(tmp_path / "runs")) is None
+    assert "Resumed in epoch" in finished(start(tmp_path / "runs", launcher, extra))
+    assert_same(only(tmp_path / "runs"), only(tmp_path / "undisturbed"), every=3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] if KILLS > 1 else [signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_and_its_status(number: int, undisturbed: Path, tmp_path: Path) -> None:
     process = start(tmp_path / "runs")
-    while process.poll() is None and not list((tmp_path / "runs").glob("*/metrics.csv")):
-        time.sleep(0.02)
+    wait_for(process, tmp_path / "runs", "*/metrics.csv")
     process.send_signal(number)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, said
     assert "--resume" in said.splitlines()[-1]
     folder = only(tmp_path / "runs")
@@ -108,12 +176,8 @@ def test_a_signal_leaves_a_checkpoint_and_its_status(number: int, undisturbed: P
     state = Checkpoints(folder).latest()
     assert state is not None
     assert f"Stopped after {state['steps']} steps" in said
-    process = start(tmp_path / "runs")
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
-    assert f"after {state['steps']} steps" in said
+    assert f"after {state['steps']} steps" in finished(start(tmp_path / "runs"))
     assert_same(folder, undisturbed)
-    assert not (folder / "checkpoints").exists()
 
 
 def test_a_finished_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:

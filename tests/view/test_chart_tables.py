@@ -1,6 +1,7 @@
 """Tables hold the history's values, thinned where W&B would cut them; templates are filled completely."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -85,6 +86,15 @@ def test_templates_are_filled_completely(name: str) -> None:
     described = concrete(name, charts(drawn, 'quotes " and \\ and <b>')[name], drawn)
     assert "${" not in json.dumps(described)
     assert described["title"]["text"].startswith('quotes " and \\ and <b>: ')
+
+
+@pytest.mark.parametrize("name", ["rwc_stages", "rwc_profile"])
+def test_every_stage_has_a_colour_of_its_own(name: str) -> None:
+    """Up to 8 blocks, stem and head."""
+    text = json.dumps(spec(name))
+    ranges = [re.findall(r"#\w{6}", found) for found in re.findall(r'"range": \[("#[^\]]*)\]', text)]
+    assert ranges
+    assert {len(set(colours)) for colours in ranges} == {10}
 
 
 def test_a_title_that_looks_like_a_template_stays_a_title() -> None:

@@ -125,6 +125,9 @@ import wandb
 for dataset in ("digits", "cifar10", "digits"):
     with wandb.init(project="rwc", config={"model": "resnet18", "dataset": dataset}) as run:
         run.log({"test/accuracy": 0.75})
+run = wandb.init(project="rwc", config={"model": "resnet18", "dataset": "digits"})
+run.log({"test/accuracy": 0.1})
+run.finish(exit_code=1)
 with wandb.init(project="rwc", config={"something": "else"}) as run:
     run.log({"loss": 1})
 """

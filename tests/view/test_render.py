@@ -59,6 +59,25 @@ def test_zeros_and_what_is_not_finite_have_colours_of_their_own() -> None:
     assert grey > 10_000
 
 
+def test_no_seams_between_the_cells_of_the_heat_map() -> None:
+    drawn = series([filled_with(0.01, layers=7, measurements=150)])
+    # Neither rows nor columns are of whole pixels.
+    described = concrete("rwc_heatmap", charts(drawn)["rwc_heatmap"], drawn) | {"height": 200}
+    picture = pixels(png(described, scale=1))
+    cell = picture[picture.shape[0] // 2, picture.shape[1] // 2]
+    rows, columns = np.nonzero((picture == cell).all(2))
+    inside = picture[rows.max() - 190 : rows.max() - 2, columns.max() - 850 : columns.max() - 2]
+    assert (inside == cell).all()
+
+
+def test_words_on_white_are_dark() -> None:
+    drawn = series([made_up()])
+    for name, chart in charts(drawn, "#767d87").items():
+        drawing = svg(concrete(name, chart, drawn))
+        assert 'fill="#23272e"' in drawing
+        assert 'fill="#767d87"' not in drawing
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -109,6 +128,15 @@ def test_the_page_is_small_and_holds_one_copy_of_the_library(tmp_path: Path) -> 
     page = (tmp_path / "rwc.html").read_text("utf-8")
     assert len(page) < 3_000_000
     assert page.count("window.vegaEmbed=") == 1
+
+
+def test_the_page_says_what_is_odd_even_where_charts_leave_it_out(tmp_path: Path) -> None:
+    history = made_up(layers=3, measurements=2_000)
+    history.rwc[1001, 1] = np.nan
+    write_pictures(history, tmp_path)
+    page = (tmp_path / "rwc.html").read_text("utf-8")
+    assert f"<li>No finite value: {history.layers[1]} (1 of 2,000 measurements, first at step 10,020).</li>" in page
+    assert "(430 of 2,000 measurements shown)" in page
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.view import report
+from rwc_wandb.view.charts import spec as chart_spec
 from rwc_wandb.view.project import PAPER_ACCURACY, accuracy_table
 
 
@@ -44,6 +46,8 @@ def test_every_experiment_of_the_paper_has_a_section(tmp_path: Path) -> None:
     assert (stages["groupAgg"], stages["groupArea"]) == ("mean", "minmax")
     assert heat_map["panelDefId"] == "team/rwc_heatmap"
     assert "rwc_charts/rwc_curves_table" in json.dumps(heat_map["userQuery"])
+    needed = set(re.findall(r"\$\{string:(\w+)\}", json.dumps(chart_spec("rwc_heatmap"))))
+    assert set(heat_map["stringSettings"]) >= needed
     keys = [panel["metrics"] for panel in histograms]
     assert keys == [["hist/update/conv1"], ["hist/weight/conv1"], ["hist/update/fc"], ["hist/weight/fc"]]
 

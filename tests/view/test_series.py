@@ -21,6 +21,17 @@ def test_one_run_is_drawn_as_it_is() -> None:
     np.testing.assert_array_equal(drawn.stage_high[:, 1], of_stage.max(1))
 
 
+def test_a_layer_without_a_value_does_not_hide_the_band_of_the_others() -> None:
+    history = made_up()
+    members = np.array(history.stages) == history.stages[-1]
+    history.rwc[4, np.flatnonzero(members)[0]] = np.nan
+    history.rwc[5, members] = np.inf
+    drawn = series([history])
+    others = history.rwc[4, members][1:]
+    assert (drawn.stage_low[4, -1], drawn.stage_high[4, -1]) == (others.min(), others.max())
+    assert np.isnan([drawn.stage_low[5, -1], drawn.stage_high[5, -1], drawn.stage_means[5, -1]]).all()
+
+
 def test_several_runs_are_averaged_with_a_band_from_lowest_to_highest() -> None:
     histories = [made_up(seed=seed) for seed in range(5)]
     drawn = series(histories)
@@ -75,3 +86,13 @@ def test_the_first_different_layer_is_named() -> None:
     other.layers[2] = "elsewhere"
     with pytest.raises(UserError, match=r"depth 2: 'elsewhere' against 'layer2\.2\.conv'"):
         series([made_up(), other])
+
+
+def test_the_band_of_one_run_is_of_the_layers_that_change() -> None:
+    history = made_up(layers=6, measurements=4)  # two layers a stage
+    history.rwc[1, 0], history.rwc[2, 0], history.rwc[3, :2] = 0, np.nan, 0
+    drawn = series([history])
+    other = history.rwc[:, 1].astype(float)
+    np.testing.assert_array_equal(drawn.stage_low[1:, 0], [other[1], other[2], np.nan])
+    np.testing.assert_array_equal(drawn.stage_high[1:, 0], [other[1], other[2], np.nan])
+    np.testing.assert_array_equal(drawn.stage_low[0, 0], history.rwc[0, :2].astype(float).min())

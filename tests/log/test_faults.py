@@ -1,0 +1,152 @@
+"""W&B's server misbehaves: training goes on and ends, and `wandb sync` brings every row afterwards.
+
+With RWC_SLOW=1 every fault is tried at every moment.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from standin import StandIn
+from standin_store import Run as ServerRun
+from training import Training, rwc_rows
+
+from rwc_wandb import History
+from rwc_wandb.cli import main
+from rwc_wandb.log import charts
+from rwc_wandb.log.opening import SECONDS_TO_FINISH, finish_run, open_run
+from rwc_wandb.study import train
+
+FAULTS = ["down", "hang", "close", "500", "429"]
+SLOW = bool(os.environ.get("RWC_SLOW"))
+WORDS = ["train", "--model", "timm:resnet10t", "--limit-train", "64", "--limit-test", "40", "--batch-size", "16"]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch, standin: StandIn) -> None:
+    # Seconds: for the check of the API key, for wandb.init and run.finish.
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
+    monkeypatch.setattr(charts, "SECONDS_TO_ANSWER", 1)
+    # Registered charts: no page of them, which takes seconds to make.
+    monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
+
+
+def spoil(standin: StandIn, fault: str) -> None:
+    if fault == "down":
+        standin.stop()
+    elif fault.isdigit():
+        standin.faults.status = int(fault)
+    else:
+        setattr(standin.faults, fault, True)
+
+
+def synced(standin: StandIn, folder: Path) -> ServerRun:
+    """The run as the server has it once it is well again and `wandb sync` was called."""
+    standin.faults.clear()
+    if not standin.is_listening:
+        standin.start()
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    (run,) = standin.runs.values()
+    return run
+
+
+@pytest.mark.parametrize(("variable", "seconds"), [(None, SECONDS_TO_FINISH), ("7", 7)])
+def test_a_run_of_ours_does_not_wait_for_ever(
+    variable: str | None, seconds: int, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    if variable:
+        monkeypatch.setenv("WANDB_FINISH_TIMEOUT", variable)
+    run, _ = open_run(project="p")
+    assert (run.settings.finish_timeout, run.settings.finish_timeout_raises) == (seconds, True)
+    assert run.settings.init_timeout == 2
+    assert finish_run(run) == ""
+
+
+@pytest.mark.parametrize("fault", FAULTS if SLOW else ["hang"])
+def test_a_users_training_loses_nothing(fault: str, standin: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    training = Training(standin, log_every=5, histogram_every=50)
+    slowest = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in training.steps(100):
+            if step == 50:
+                spoil(standin, fault)
+            begun = time.monotonic()
+            training.run.log({"loss": step})
+            slowest = max(slowest, time.monotonic() - begun)
+        begun = time.monotonic()
+        training.run.finish()
+        ended_after = time.monotonic() - begun
+    assert standin.faults.hits or not standin.is_listening
+    server = synced(standin, Path(training.run.dir).parent)
+    assert [row["loss"] for row in server.rows if "loss" in row] == list(range(1, 101))
+    found = rwc_rows(server)
+    assert [row["rwc/step"] for row in found] == list(range(5, 101, 5))
+    expected = training.monitor.history.rwc.reshape(20, 5, -1).mean(1, dtype=float)
+    np.testing.assert_allclose([row["rwc/layer1"] for row in found], expected[:, 0], rtol=1e-6)
+    assert [row["rwc/step"] for row in server.rows if "hist/weight/layer1" in row] == [50, 100]
+    assert len(server.tables["rwc_charts/rwc_curves_table"].data) == 300
+    assert server.files["rwc.safetensors"] == (Path(training.run.dir) / "rwc.safetensors").read_bytes()
+    with capsys.disabled():
+        print(f"\n{fault}: slowest log {slowest * 1000:.1f} ms, the run ended after {ended_after:.1f} s")
+    # For ever is what it would be without time-outs; how fast it is depends on the machine.
+    assert ended_after < 60
+
+
+@pytest.mark.parametrize("moment", ["start", "middle"])
+@pytest.mark.parametrize("fault", FAULTS if SLOW else ["close"])
+def test_the_study_loses_nothing(
+    fault: str, moment: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_epoch = train.say_epoch
+
+    def say_and_spoil(*words: Any) -> None:
+        say_epoch(*words)
+        spoil(standin, fault)
+
+    if moment == "start":
+        spoil(standin, fault)
+    else:
+        monkeypatch.setattr(train, "say_epoch", say_and_spoil)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        begun = time.monotonic()
+        assert main([*WORDS, "--epochs", "3", "--rwc-every", "2", "--histogram-every", "never"]) == 0
+        took = time.monotonic() - begun
+    (folder,) = Path("runs").iterdir()
+    with capsys.disabled():
+        print(f"\n{fault} at the {moment}: {took:.1f} s in all")
+    said = capsys.readouterr().out
+    expected = (
+        r"W&B is offline \(CommError, no server" if moment == "start" else "W&B has not taken all of the run in time"
+    )
+    (line,) = re.findall(rf"{expected}.* wandb sync .*", said)
+    assert said.count("wandb sync") == 1
+    server = synced(standin, Path(line.split()[-1]))
+    with (folder / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert [row["train/loss"] for row in server.rows if "train/loss" in row] == losses
+    assert len(losses) == 3
+    history = History.load(folder / "rwc.safetensors")
+    assert history.steps.tolist() == [2, 4, 6, 8, 10, 12]
+    found = [row for row in server.rows if "rwc/step" in row]
+    assert [row["rwc/step"] for row in found] == [4, 8, 12]
+    key = f"rwc/{history.layers[0].replace('.', '/')}"
+    means = history.rwc[:, 0].reshape(3, 2).mean(1, dtype=float)
+    np.testing.assert_allclose([row[key] for row in found], means, rtol=1e-6)
+    assert server.files["rwc.safetensors"]
+    assert "rwc_charts/rwc_curves_table" in server.tables
