@@ -16,6 +16,8 @@ COMMANDS = {
     "train": ("rwc_wandb.study.command", "train a network, measure every layer, log it to W&B"),
     "run": ("rwc_wandb.launch.command", "run a training script of yours, unchanged, and measure what it trains"),
     "sweep": ("rwc_wandb.study.sweep", "register sweeps at W&B, or do all their runs here"),
+    "figures": ("rwc_wandb.study.figures", "draw the paper's figures from runs, and its table of accuracies"),
+    "claims": ("rwc_wandb.study.claims", "judge what the paper claims on runs"),
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
     "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
     "report": ("rwc_wandb.view.report", "write a W&B report of a project"),
@@ -30,6 +32,7 @@ EXTRAS = {
     "sklearn": "study",
     "yaml": "study",
     "rich": "study",
+    "scipy": "study",
     "vl_convert": "view",
     "wandb_workspaces": "report",
 }

@@ -221,7 +221,8 @@ def test_models_that_are_gone_are_not_kept(finder: Finder) -> None:
 
 
 SCRIPT = """
-import json, sys, torch
+import atexit, json, sys, torch
+atexit.register(lambda: print(getattr(sys, "last_value", None)))
 torch.manual_seed(0)
 model = torch.nn.Linear(3, 2)
 with torch.no_grad():

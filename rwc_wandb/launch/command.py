@@ -74,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         exit_code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         raise
     except Exception as error:
-        # As python ends a script: a W&B run of the script learns from the hook that it failed.
+        # As python ends a script: its W&B run learns from the hook that it failed, what runs at exit from `last_value`.
         error.__traceback__ = _of_the_script(error.__traceback__)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         finder.close()

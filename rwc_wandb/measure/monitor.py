@@ -154,7 +154,9 @@ class Monitor:
         self._delivery.rows_until, self._delivery.alerted = counters["rows_until"], counters["alerted"]
         self._skips = Skips(counters["calls"], list(counters["skips"]))
         self.step, self._in_row = counters["step"], counters["in_row"]
-        self._jumped, self._resumed = set(counters["jumped"]), True
+        # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
+        unknown = set(range(len(self.layers))) - set(snapshots)
+        self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
 
     def __enter__(self) -> Monitor:
         return self

@@ -43,7 +43,7 @@ def accuracies_of(entity: str, project: str) -> Accuracies:
 
 def accuracy_table(accuracies: Accuracies) -> str:
     """Markdown: one line per model and data set."""
-    lines = ["| model | data set | this project, % | runs | paper, % |", "|---|---|---|---|---|"]
+    lines = ["| model | data set | these runs, % | runs | paper, % |", "|---|---|---|---|---|"]
     for (model, dataset), values in accuracies.items():
         percent = [100 * value for value in values]
         ours = f"{mean(percent):.1f}" if percent else "see the panels below"

@@ -152,3 +152,22 @@ def test_states_that_do_not_fit() -> None:
         watch(network, run=False).load_state_dict(state)
     with pytest.raises(UserError, match="rank 0"):
         watch(network, run=False).load_state_dict({})
+
+
+def test_a_state_without_snapshots_compares_with_nothing() -> None:
+    network = model()
+    with watch(network, run=False) as monitor:
+        monitor.measure()
+        monitor.close()
+        state = monitor.state_dict()
+    with torch.no_grad():
+        weights(network)[0].mul_(2)
+    with watch(network, run=False) as resumed:
+        with torch.no_grad():
+            weights(network)[0].mul_(2)
+        resumed.load_state_dict(state)
+        resumed.measure()
+        resumed.measure()
+    assert resumed.history.steps.tolist() == [1, 2, 3]
+    assert np.isnan(resumed.history.rwc[1]).all()
+    assert (resumed.history.rwc[2] == 0).all()

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-import torch
 
 from rwc_wandb import History
 from rwc_wandb.cli import main
@@ -27,7 +27,7 @@ WORDS = ["train", "--resume", *MODEL, "--limit-train", "96", "--limit-test", "40
 EPOCHS, STEPS = 4, 24
 KILLS = int(os.environ.get("RWC_KILLS", "1"))
 """How many runs are killed at random moments; a thorough look takes 20 and more."""
-PATIENCE = 300
+PATIENCE = 600
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +86,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for(process: subprocess.Popen[str], output: Path, pattern: str) -> None:
-    while process.poll() is None and not list(output.glob(pattern)):
+    while pattern and process.poll() is None and not list(output.glob(pattern)):
         time.sleep(0.02)
 
 
 def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
     """From the start of python to the last file: each run is killed up to three times, then left alone."""
     draw = random.Random(0)
-    moments = [("*/checkpoints/step-*.pt", 1.5), ("*/metrics.csv", 3.0), ("*/config.yaml", 3.0), (".", 9.0)]
+    moments = [("*/checkpoints/step-*.pt", 1.5), ("*/metrics.csv", 3.0), ("*/config.yaml", 3.0), ("", 9.0)]
     moments.append(("*/rwc.safetensors", 1.5))
     killed = runs = 0
     while killed < KILLS and runs < 100:
@@ -150,12 +150,12 @@ def test_two_processes(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launcher, extra = [*TORCHRUN, "-m", "rwc_wandb"], ["--rwc-every", "3", "--checkpoint-every", "4"]
     finished(start(tmp_path / "undisturbed", launcher, extra))
-    process = subprocess.Popen(
-        [*launcher, *words(tmp_path / "runs"), *extra],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = start(tmp_path / "runs", launcher, extra)
     wait_for(process, tmp_path / "runs", "*/checkpoints/step-*.pt")
-    os.killpg(process.pid, number)
+    # torchrun starts its workers in sessions of their own.
+    for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        if "wandb" not in one.name():
+            one.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert read_result(only(tmp_path / "runs")) is None
@@ -190,39 +190,3 @@ def test_a_finished_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureF
 def test_other_settings_are_not_resumed(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words(undisturbed.parent), "--lr", "0.5"]) == 2
     assert "holds a run with lr 0.02, not 0.5" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("damage", ["cut short", "other bytes", "not ours"])
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    for step in (1, 2, 3):
-        checkpoints.save(step, {"weights": torch.full((1000,), float(step))})
-    paths = sorted((tmp_path / "checkpoints").iterdir())
-    assert [path.name for path in paths] == ["step-0000000002.pt", "step-0000000003.pt"]
-    content = bytearray(paths[-1].read_bytes())
-    middle = content.index(torch.full((1000,), 3.0).numpy().tobytes())
-    content[middle] ^= 1
-    torch.save({"weights": Path("/")}, tmp_path / "foreign")
-    paths[-1].write_bytes(
-        {"cut short": content[:1000], "other bytes": content, "not ours": (tmp_path / "foreign").read_bytes()}[damage]
-    )
-    with pytest.warns(UserWarning, match="the one before is used"):
-        state = checkpoints.latest()
-    assert state is not None
-    assert state["weights"][0] == 2
-
-
-def test_a_full_disk_is_said_once_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"step": 1})
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.warns(UserWarning, match="No space left on device.*training goes on"):
-            checkpoints.save(2, {"step": 2})
-        checkpoints.save(3, {"step": 3})
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000000001.pt"]
-    assert checkpoints.latest() == {"step": 1}

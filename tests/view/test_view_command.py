@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, visit
 from histories import made_up
 
 from rwc_wandb.errors import UserError
@@ -43,6 +44,24 @@ def test_the_mean_of_several_runs_lands_here(tmp_path: Path, monkeypatch: pytest
     page = (tmp_path / "here" / "rwc.html").read_text("utf-8")
     assert "<h1>seed0 and 2 more</h1>" in page
     assert "The mean of 3 runs" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_file_with_hostile_names_does_nothing(tmp_path: Path) -> None:
+    hostile = "</script><script>document.title='hacked'</script><img src=x onerror=console.error(1)>"
+    history = made_up()
+    history.layers[0] = history.stages[0] = hostile
+    run = tmp_path / "<img src=y onerror=console.error(2)>"
+    run.mkdir()
+    history.save(run / "rwc.safetensors")
+    view(run, "--pictures", "svg")
+    seen = visit(run / "rwc.html", tmp_path / "profile")
+    assert seen.requests == ["/page.html"]
+    assert seen.console == []
+    assert "<title>&lt;img src=y" in seen.dom
+    for picture in run.glob("*.svg"):
+        assert "<img" not in picture.read_text("utf-8")
+        assert "<script" not in picture.read_text("utf-8")
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
