@@ -70,7 +70,7 @@ def folder_to_resume(config: TrainConfig) -> Path | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    found = _read_mapping(path)
+    found = read_mapping(path)
     for name, value in config.to_dict().items():
         if name not in ("output", "data_dir") and found.get(name) != value:
             raise UserError(f"{folder} holds a run with {name} {found.get(name)}, not {value}: name another --output.")
@@ -86,13 +86,14 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT_FILE
     if not path.is_file():
         return None
-    result = _read_mapping(path)
+    result = read_mapping(path)
     if not {"epochs", "best_test_accuracy", "last_test_accuracy"} <= set(result):
         raise UserError(f"{path} is not what a finished run writes: take it away, or name another --output.")
     return result
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that a run wrote. Raises: UserError, when somebody else did."""
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.results import RESULT_FILE
+from rwc_wandb.study.results import read_mapping, read_result
 from rwc_wandb.view.command import FILE
 from rwc_wandb.view.push import checked_name, said_by_wandb
 
@@ -124,15 +122,14 @@ def _runs_in_folder(path: Path) -> Iterator[StudyRun]:
     for folder in folders:
         if not (folder / "config.yaml").is_file():
             continue
-        config = _mapping(folder / "config.yaml")
+        config, result = read_mapping(folder / "config.yaml"), read_result(folder)
         if not _is_of_study(config):
             raise UserError(f"{folder / 'config.yaml'} names no model, dataset and seed: move the run away.")
-        if not (folder / RESULT_FILE).is_file():
+        if result is None:
             _leave_out(str(folder), "it has not finished")
             continue
-        result = _mapping(folder / RESULT_FILE)
         history = _with_measurements(History.load(folder / FILE), str(folder / FILE))
-        yield StudyRun(str(folder), config, history, _accuracy(result.get("last_test_accuracy")))
+        yield StudyRun(str(folder), config, history, _accuracy(result["last_test_accuracy"]))
 
 
 def _is_of_study(config: Mapping[str, Any]) -> bool:
@@ -141,16 +138,6 @@ def _is_of_study(config: Mapping[str, Any]) -> bool:
 
 def _accuracy(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): move the run away.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: was it cut short? Move the run away.")
-    return content
 
 
 def _with_measurements(history: History, name: str) -> History:

@@ -76,7 +76,11 @@ def test_bad_input_gets_one_sentence(command: str, tmp_path: Path, capsys: pytes
     assert f"{run / 'rwc.safetensors'} cannot be read as a history" in refused(run)
     (run / "rwc.safetensors").unlink()
     assert f"There is no history file {run / 'rwc.safetensors'}" in refused(run)
-    for content, sentence in (("a: [", "cannot be read ("), ("", "holds no settings"), ("a: 1", "names no model")):
+    for content, sentence in (
+        ("a: [", "cannot be read ("),
+        ("", "is not what a run writes"),
+        ("a: 1", "names no model"),
+    ):
         (run / "config.yaml").write_text(content)
         assert f"{run / 'config.yaml'} {sentence}" in refused(run)
 
