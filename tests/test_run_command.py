@@ -129,7 +129,7 @@ def test_a_compiled_step(finder: Finder, recwarn: pytest.WarningsRecorder) -> No
     finder.close()
     ((_, monitor),) = finder.monitors
     np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
-    assert not [warning for warning in recwarn if "rwc_wandb" in str(warning.message)]
+    assert not [str(warning.message) for warning in recwarn if "rwc_wandb" in str(warning.message)]
 
 
 @pytest.mark.usefixtures("standin")
@@ -207,7 +207,7 @@ def test_a_disabled_run_costs_nothing_but_the_rows(finder: Finder, recwarn: pyte
         finder.close()
     ((_, monitor),) = finder.monitors
     np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
-    assert not [warning for warning in recwarn if "rwc_wandb" in str(warning.message)]
+    assert not [str(warning.message) for warning in recwarn if "rwc_wandb" in str(warning.message)]
 
 
 @pytest.mark.usefixtures("standin")

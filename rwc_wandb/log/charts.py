@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import wandb
 
+from rwc_wandb.log.opening import LateRun
 from rwc_wandb.measure.history import History
 from rwc_wandb.view.charts import charts
 from rwc_wandb.view.series import series
@@ -48,6 +49,8 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     """
     if not len(history):
         return
+    if isinstance(run, LateRun):
+        run = run.settle()  # Tables are bound to the run itself.
     entity = entity or os.environ.get(ENTITY_VARIABLE) or None
     drawn = series([history])
     made = charts(drawn, run.name or "")

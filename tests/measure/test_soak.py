@@ -1,6 +1,6 @@
 """Long trainings and many monitors: memory, files, threads and handles.
 
-A thorough look: RWC_SOAK=100000 measurements, RWC_SOAK_MONITORS=100.
+A thorough look: RWC_SOAK=100000 measurements, RWC_SOAK_MONITORS=100, and `-s` to see the memory.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Non
 
 
 @pytest.mark.parametrize("run", [False, True], indirect=True, ids=["no run", "offline"])
-def test_a_long_training_takes_what_its_series_takes(
-    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_training_takes_what_its_series_takes(run: Any, tmp_path: Path) -> None:
     process = psutil.Process()
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
@@ -73,9 +71,8 @@ def test_a_long_training_takes_what_its_series_takes(
     # A step, and a float32 of each layer in two series; the arrays hold at most twice what is in them.
     series = count * (8 + 4 * (4 + 4))
     growth = sizes[-1] - sizes[4]
-    with capsys.disabled():
-        shown = ", ".join(f"{size / 2**20:.1f}" for size in sizes)
-        print(f"\n{count} measurements, series {series / 2**20:.2f} MiB; RSS in MiB: {shown}")
+    shown = ", ".join(f"{size / 2**20:.1f}" for size in sizes)
+    print(f"{count} measurements, series {series / 2**20:.2f} MiB; RSS in MiB: {shown}")
     assert growth < 2 * series + NOISE
     history.save(tmp_path / "rwc.safetensors")
     assert_size(tmp_path / "rwc.safetensors", series)

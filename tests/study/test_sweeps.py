@@ -103,7 +103,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_named_after_it(tmp_path: Pat
         ("method: grid\nparameters: {weight_decay: {value: 1e-4}}", "YAML reads 1e-4 as text: write 0.0001"),
         ("method: grid\nparameters: {seed: {values: [0, one]}}", "parameter seed: 'one'; it takes int"),
         ("method: grid\nparameters: {seed: {value: true}}", "parameter seed: True; it takes int"),
-        ("method: grid\nparameters: {lr: {value: -1}}", "--lr -1: it takes a number above 0"),
+        ("method: grid\nparameters: {lr: {value: -1}}", "--lr -1: it takes a finite number above 0"),
     ],
 )
 def test_a_bad_file_gets_one_sentence(
