@@ -77,7 +77,7 @@ def test_a_run_of_ours_does_not_wait_for_ever(
 
 
 @pytest.mark.parametrize("fault", FAULTS if SLOW else ["hang"])
-def test_a_users_training_loses_nothing(fault: str, standin: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_training_loses_nothing(fault: str, standin: StandIn) -> None:
     training = Training(standin, log_every=5, histogram_every=50)
     slowest = 0.0
     with warnings.catch_warnings():
@@ -101,8 +101,7 @@ def test_a_users_training_loses_nothing(fault: str, standin: StandIn, capsys: py
     assert [row["rwc/step"] for row in server.rows if "hist/weight/layer1" in row] == [50, 100]
     assert len(server.tables["rwc_charts/rwc_curves_table"].data) == 300
     assert server.files["rwc.safetensors"] == (Path(training.run.dir) / "rwc.safetensors").read_bytes()
-    with capsys.disabled():
-        print(f"\n{fault}: slowest log {slowest * 1000:.1f} ms, the run ended after {ended_after:.1f} s")
+    print(f"{fault}: slowest log {slowest * 1000:.1f} ms, the run ended after {ended_after:.1f} s")
     # For ever is what it would be without time-outs; how fast it is depends on the machine.
     assert ended_after < 60
 
@@ -128,9 +127,8 @@ def test_the_study_loses_nothing(
         assert main([*WORDS, "--epochs", "3", "--rwc-every", "2", "--histogram-every", "never"]) == 0
         took = time.monotonic() - begun
     (folder,) = Path("runs").iterdir()
-    with capsys.disabled():
-        print(f"\n{fault} at the {moment}: {took:.1f} s in all")
     said = capsys.readouterr().out
+    print(f"{fault} at the {moment}: {took:.1f} s in all")
     expected = (
         r"W&B is offline \(CommError, no server" if moment == "start" else "W&B has not taken all of the run in time"
     )
