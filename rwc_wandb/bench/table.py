@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +68,12 @@ def cells(results: ModelResults, written: Callable[[Spread], str]) -> list[tuple
 
 def terminal_table(results: ModelResults) -> Table:
     """The medians alone: with quartiles it would not fit a terminal."""
-    table = Table(title=results.title, title_justify="left")
-    for place, header in enumerate(HEADERS):
-        table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
-    for row in cells(results, lambda values: short(values.median)):
-        table.add_row(*row)
-    return table
+    return terminal_rows(results.title, HEADERS, cells(results, lambda values: short(values.median)))
 
 
 def markdown(all_results: Sequence[ModelResults], conditions: Mapping[str, str]) -> str:
-    lines = ["# What a measurement costs", ""]
-    lines += [f"* {name}: {value}" for name, value in conditions.items()]
-    lines += ["", NOTE, ""]
-    for results in all_results:
-        lines += [f"## {results.title}", "", markdown_row(HEADERS), "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
-        lines += [*map(markdown_row, cells(results, bracketed)), ""]
-    return "\n".join(lines)
+    sections = [(results.title, cells(results, bracketed)) for results in all_results]
+    return markdown_page("What a measurement costs", conditions, NOTE, HEADERS, sections)
 
 
 def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mapping[str, str]) -> None:
@@ -104,6 +94,34 @@ def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mappi
         for results in all_results
         for result in [results.floor, *results.methods]
     ]
+    write_rows(path, rows)
+
+
+def terminal_rows(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_page(
+    heading: str,
+    conditions: Mapping[str, str],
+    note: str,
+    headers: Sequence[str],
+    sections: Iterable[tuple[str, Iterable[Sequence[str]]]],
+) -> str:
+    """A page of tables, all under the same `headers`; `sections`: titles with rows."""
+    lines = [f"# {heading}", "", *(f"* {name}: {value}" for name, value in conditions.items()), "", note, ""]
+    for title, rows in sections:
+        lines += [f"## {title}", "", _markdown_row(headers), "|---" + "|---:" * (len(headers) - 1) + "|"]
+        lines += [*map(_markdown_row, rows), ""]
+    return "\n".join(lines)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -124,5 +142,5 @@ def quartiles(name: str, values: Spread | None) -> dict[str, float | None]:
     return {f"{name}_median": median, f"{name}_q1": low, f"{name}_q3": high, f"{name}_samples": samples}
 
 
-def markdown_row(row: Sequence[str]) -> str:
+def _markdown_row(row: Sequence[str]) -> str:
     return "| " + " | ".join(row) + " |"

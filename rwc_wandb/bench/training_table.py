@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from rwc_wandb.bench.loops import EVERY_EPOCH, workers
-from rwc_wandb.bench.table import bracketed, markdown_row, quartiles, short
+from rwc_wandb.bench.table import bracketed, markdown_page, quartiles, short, terminal_rows, write_rows
 from rwc_wandb.bench.timing import Spread
 from rwc_wandb.bench.training import TrainingResults
 from rwc_wandb.study.models import PAPER_MODELS
@@ -69,22 +68,13 @@ def table_1(all_results: Sequence[TrainingResults]) -> str:
 
 def terminal_table(results: TrainingResults) -> Table:
     """The medians alone: with quartiles it would not fit a terminal."""
-    table = Table(title=title(results), title_justify="left")
-    for place, header in enumerate(HEADERS):
-        table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
-    for row in cells(results, lambda values: short(values.median)):
-        table.add_row(*row)
-    return table
+    return terminal_rows(title(results), HEADERS, cells(results, lambda values: short(values.median)))
 
 
 def markdown(all_results: Sequence[TrainingResults], conditions: Mapping[str, str]) -> str:
-    lines = ["# What training costs", ""]
-    lines += [f"* {name}: {value}" for name, value in conditions.items()]
-    lines += ["", NOTE, ""]
-    for results in all_results:
-        lines += [f"## {title(results)}", "", markdown_row(HEADERS), "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
-        lines += [*map(markdown_row, cells(results, bracketed)), ""]
-    return "\n".join([*lines, table_1(all_results), ""])
+    sections = [(title(results), cells(results, bracketed)) for results in all_results]
+    page = markdown_page("What training costs", conditions, NOTE, HEADERS, sections)
+    return "\n".join([page, table_1(all_results), ""])
 
 
 def write_csv(path: Path, all_results: Sequence[TrainingResults], conditions: Mapping[str, str]) -> None:
@@ -106,7 +96,4 @@ def write_csv(path: Path, all_results: Sequence[TrainingResults], conditions: Ma
         for results in all_results
         for name, speed in results.images_per_second.items()
     ]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from rwc_wandb.files import whole_file
+
 FOLDER = "checkpoints"
 KEPT = 2
 
@@ -30,19 +32,15 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after optimizer step `step`; a disk that is full is said once, and training goes on."""
-        path = self.folder / f"step-{step:010}.pt"
-        unfinished = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(exist_ok=True)
-            with unfinished.open("wb") as file:
+            with whole_file(self.folder / f"step-{step:010}.pt") as unfinished, unfinished.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
             for old in self._paths()[:-KEPT]:
                 old.unlink()
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
             if not self._complained:
                 self._complained = True
                 warnings.warn(f"No checkpoint at step {step} ({error}): training goes on without.", stacklevel=2)

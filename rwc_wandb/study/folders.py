@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rwc_wandb.errors import UserError
 from rwc_wandb.files import whole_file
 
 
@@ -21,6 +22,11 @@ def new_folders(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def unwritable(output: str, path: Path, error: OSError) -> UserError:
+    """The sentence for a `path` below `--output` that the disk or its owner refuses."""
+    return UserError(f"--output {output}: {path} cannot be written ({error.strerror or error}); name another.")
 
 
 def write_whole(path: Path, text: str) -> None:

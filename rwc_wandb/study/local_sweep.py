@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.folders import new_folders
+from rwc_wandb.study.folders import new_folders, unwritable
 from rwc_wandb.study.results import RESULT_FILE, folder_to_resume, read_result
 
 LOGS = "logs"
@@ -60,8 +59,7 @@ def _make_logs(config: TrainConfig) -> None:
         with new_folders(folder):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--output {config.output}: {folder} cannot be written ({reason}); name another.") from error
+        raise unwritable(config.output, folder, error) from error
 
 
 def command_of(config: TrainConfig) -> list[str]:

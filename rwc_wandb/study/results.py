@@ -19,7 +19,7 @@ from rich.table import Table
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.folders import new_folders, write_whole
+from rwc_wandb.study.folders import new_folders, unwritable, write_whole
 
 RESULT_FILE = "result.yaml"
 METRICS_FILE = "metrics.csv"
@@ -44,8 +44,7 @@ def make_folder(config: TrainConfig) -> Path:
                 shutil.rmtree(fresh, ignore_errors=True)
                 raise
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--output {config.output}: {wanted} cannot be written ({reason}); name another.") from error
+        raise unwritable(config.output, wanted, error) from error
 
 
 def _renamed(fresh: Path, wanted: Path) -> Path:

@@ -7,10 +7,9 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwc_wandb.errors import UserError
 from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.folders import write_whole
+from rwc_wandb.study.folders import unwritable, write_whole
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -34,8 +33,7 @@ def open_training_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
         if run_id != known:
             write_whole(path, run_id)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--output {config.output}: {path} cannot be written ({reason}); name another.") from error
+        raise unwritable(config.output, path, error) from error
     run, line = open_run(
         project=os.environ.get("WANDB_PROJECT", config.project),
         id=run_id,
