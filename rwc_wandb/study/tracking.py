@@ -34,6 +34,8 @@ def open_training_run(config: TrainConfig, folder: Path) -> tuple[Run, str]:
             write_whole(path, run_id)
     except OSError as error:
         raise unwritable(config.output, path, error) from error
+    # The address of a wandb process that another one has started: it may be gone, or hold the run of a killed training.
+    os.environ.pop("WANDB_SERVICE", None)
     run, line = open_run(
         project=os.environ.get("WANDB_PROJECT", config.project),
         id=run_id,

@@ -33,6 +33,8 @@ PATIENCE = 600
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    # As some process may have left it that is gone: nobody shall ask there.
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/gone/socket")
     monkeypatch.chdir(tmp_path)
 
 
