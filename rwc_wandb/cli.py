@@ -13,14 +13,14 @@ from rwc_wandb._version import __version__
 from rwc_wandb.errors import UserError
 
 COMMANDS = {
-    "train": ("rwc_wandb.study.command", "train a network, measure every layer, log it to W&B"),
+    "train": ("rwc_wandb.study.train.command", "train a network, measure every layer, log it to W&B"),
     "run": ("rwc_wandb.launch.command", "run a training script of yours, unchanged, and measure what it trains"),
-    "sweep": ("rwc_wandb.study.sweep", "register sweeps at W&B, or do all their runs here"),
-    "figures": ("rwc_wandb.study.figures", "draw the paper's figures from runs, and its table of accuracies"),
-    "claims": ("rwc_wandb.study.claims", "judge what the paper claims on runs"),
+    "sweep": ("rwc_wandb.study.sweep.command", "register sweeps at W&B, or do all their runs here"),
+    "figures": ("rwc_wandb.study.paper.figures", "draw the paper's figures from runs, and its table of accuracies"),
+    "claims": ("rwc_wandb.study.paper.claims", "judge what the paper claims on runs"),
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
     "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
-    "report": ("rwc_wandb.view.report", "write a W&B report of a project"),
+    "report": ("rwc_wandb.study.paper.report", "write a W&B report of a project"),
     "bench": ("rwc_wandb.bench.command", "time a measurement beside the floor that memory sets and what others do"),
 }
 """Command -> (the module with its `add_arguments(parser)` and `run(arguments)`, what it does)."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.measure.distributed.ranks import Ranks
+from rwc_wandb.measure.distributed.sharding import is_sharded
 from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
-from rwc_wandb.measure.ranks import Ranks
-from rwc_wandb.measure.sharding import is_sharded
 from rwc_wandb.options import check_options, refused
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def test_a_field_of_train(option: str, value: str, takes: str, capsys: pytest.Ca
 
 
 def test_every_field_of_train_is_in_the_table() -> None:
-    from rwc_wandb.study.config import TrainConfig, flag
+    from rwc_wandb.study.train.config import TrainConfig, flag
 
     assert {option.replace("_", "-") for option in TRAIN} == {flag(name) for name in TrainConfig().to_dict()}
 

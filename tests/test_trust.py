@@ -36,7 +36,7 @@ def test_a_run_tells_nobody_the_key_and_stays_in_its_folder(
     monkeypatch.chdir(tmp_path / "inside")
     words = [*TRAIN, "--epochs=2", f"--name=../../evil{SCRIPT}", "--rwc-every=1", "--resume"]
     with monkeypatch.context() as patch:
-        patch.setattr("rwc_wandb.study.train.append_metrics", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr("rwc_wandb.study.train.loop.append_metrics", lambda *_: signal.raise_signal(signal.SIGTERM))
         assert main(words) == 128 + signal.SIGTERM
     (folder,) = Path("runs").iterdir()
     assert folder.name == "evil-script-alert-1-script"

@@ -16,9 +16,9 @@ from rwc_wandb.bench.baselines import tracked_weights
 from rwc_wandb.bench.methods import case_of, compare, offline_run
 from rwc_wandb.bench.step import model_and_side, step_slow_downs
 from rwc_wandb.errors import UserError
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import check_data_set
+from rwc_wandb.study.data.sets import check_data_set
 from rwc_wandb.study.models import check_model
+from rwc_wandb.study.train.config import TrainConfig
 
 TRAINED_MODELS = ("resnet18", "vgg19_bn", "alexnet")
 MODELS = ("torchvision:resnet18", "torchvision:vgg19_bn", "torchvision:alexnet", "timm:vit_small_patch16_224")

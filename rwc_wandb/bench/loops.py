@@ -16,9 +16,9 @@ from torchvision import transforms
 
 import rwc_wandb
 from rwc_wandb.bench.timing import Call
-from rwc_wandb.study.data import DataSet, Images, check_data_set
-from rwc_wandb.study.epoch import Place, train_epoch
-from rwc_wandb.study.learner import Learner
+from rwc_wandb.study.data.sets import DataSet, Images, check_data_set
+from rwc_wandb.study.train.epoch import Place, train_epoch
+from rwc_wandb.study.train.learner import Learner
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -14,9 +14,9 @@ import rwc_wandb
 from rwc_wandb.bench.loops import CEILING, OURS, bare, loops
 from rwc_wandb.bench.step import wait_for
 from rwc_wandb.bench.timing import Call, Spread, spread
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import Images
-from rwc_wandb.study.learner import accelerator_for, assemble, load_images
+from rwc_wandb.study.data.sets import Images
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.learner import accelerator_for, assemble, load_images
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -17,8 +17,8 @@ from rwc_wandb.log.budget import budget_of
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.consumer import Window
-from rwc_wandb.measure.history import History, mean_of_known
-from rwc_wandb.measure.window import Histograms
+from rwc_wandb.measure.device.group import Histograms
+from rwc_wandb.measure.series.history import History, mean_of_known
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwc_wandb.measure.history import History, mean_of_known
-from rwc_wandb.measure.trends import depth_trend, levelled_off
+from rwc_wandb.measure.series.history import History, mean_of_known
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off
 
 
 def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int | None]:

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rwc_wandb.measure.history import History
-from rwc_wandb.measure.window import Histograms
+from rwc_wandb.measure.device.group import Histograms
+from rwc_wandb.measure.series.history import History
 
 
 @dataclass

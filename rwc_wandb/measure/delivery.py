@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rwc_wandb.measure.consumer import Consumer, Window
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.device.readback import Arrived
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
-from rwc_wandb.measure.readback import Arrived
+from rwc_wandb.measure.series.history import History
 
 
 class Delivery:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwc_wandb.measure.sharding import checked_shape, flat_shards, is_measurable, settle
+from rwc_wandb.measure.distributed.sharding import checked_shape, flat_shards, is_measurable, settle
 
 LayerChoice = str | Callable[[str, Tensor], bool]
 """Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression

@@ -15,15 +15,15 @@ from torch._compile import _disable_dynamo
 
 from rwc_wandb.measure.consumer import Consumer
 from rwc_wandb.measure.delivery import Delivery
-from rwc_wandb.measure.following import Layout
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.device.group import HistogramsUnderway
+from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
+from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer
-from rwc_wandb.measure.loading import watch_loading
-from rwc_wandb.measure.ranks import Ranks
-from rwc_wandb.measure.readback import Arrived, Measurement, ReadBack
-from rwc_wandb.measure.skipping import Skips
-from rwc_wandb.measure.state import pack, unpack
-from rwc_wandb.measure.window import HistogramsUnderway
+from rwc_wandb.measure.series.history import History
+from rwc_wandb.measure.series.state import pack, unpack
+from rwc_wandb.measure.steps.loading import watch_loading
+from rwc_wandb.measure.steps.skips import Skips
+from rwc_wandb.measure.tracked import Layout
 
 
 class MonitoringStopped(UserWarning):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rwc_wandb.measure.history import mean_of_known
-from rwc_wandb.measure.trends import depth_trend, levelled_off
+from rwc_wandb.measure.series.history import mean_of_known
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off
 from rwc_wandb.view.series import Series
 
 CLEAR_TREND = 0.3

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from rwc_wandb.files import whole_file
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import Chart, charts, filled, spec
 from rwc_wandb.view.findings import findings
 from rwc_wandb.view.page import INK, page

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 
 Values = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from rwc_wandb.bench.methods import offline_run
 from rwc_wandb.bench.timing import spread
 from rwc_wandb.bench.training import TrainingResults
 from rwc_wandb.cli import main
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.data import DataSet, Images
-from rwc_wandb.study.learner import Learner, build, load_images
+from rwc_wandb.study.data.sets import DataSet, Images
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.learner import Learner, build, load_images
 
 MODEL = "timm:test_resnet"
 CONFIG = TrainConfig(model=MODEL, batch_size=8, limit_train=24, limit_test=8)

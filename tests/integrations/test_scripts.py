@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from series import Weights
 from standin import StandIn
-from standin_store import Run as ServerRun
+from standin.store import Run as ServerRun
 
 from rwc_wandb import History
 

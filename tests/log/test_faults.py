@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 from standin import StandIn
-from standin_store import Run as ServerRun
+from standin.store import Run as ServerRun
 from training import Training, rwc_rows
 
 from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
 from rwc_wandb.log.opening import SECONDS_TO_FINISH, finish_run, open_run
-from rwc_wandb.study import train
+from rwc_wandb.study.train import loop as train
 
 FAULTS = ["down", "hang", "close", "500", "429"]
 SLOW = bool(os.environ.get("RWC_SLOW"))

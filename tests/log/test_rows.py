@@ -13,7 +13,7 @@ from training import Training, network, rwc_rows
 from rwc_wandb import History, watch
 from rwc_wandb.log import budget, rows
 from rwc_wandb.log.summary import summary_of
-from rwc_wandb.measure.trends import depth_trend
+from rwc_wandb.measure.series.trends import depth_trend
 
 
 def check_means(row: dict[str, Any], history: History, first: int, last: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import wandb
 from standin import StandIn
-from standin_store import Run as ServerRun
+from standin.store import Run as ServerRun
 from torch import nn
 
 from rwc_wandb import Monitor, watch

@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.nn.parallel import DistributedDataParallel
 
 from rwc_wandb import Monitor, MonitoringStopped, UserError, watch
-from rwc_wandb.measure import ranks
-from rwc_wandb.measure.ranks import Ranks
+from rwc_wandb.measure.distributed import ranks
+from rwc_wandb.measure.distributed.ranks import Ranks
 
 STEPS = 7
 

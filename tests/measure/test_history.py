@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from rwc_wandb import History, HistoryError
-from rwc_wandb.measure.history import FORMAT
+from rwc_wandb.measure.series.history import FORMAT
 
 FUZZ = examples(100)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwc_wandb import MonitoringStopped, elementwise_relative_weight_change, watch
-from rwc_wandb.measure.following import Layout
+from rwc_wandb.measure.tracked import Layout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

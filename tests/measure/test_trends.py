@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rwc_wandb.measure.trends import depth_trend, levelled_off, ranks
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off, ranks
 
 
 def test_ranks_share_their_mean() -> None:

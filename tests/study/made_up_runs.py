@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 
 from rwc_wandb import History
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.results import write_result
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.output import write_result
 
 STAGES = {
     "resnet18": ["stem", "layer1", "layer1", "layer2", "layer2", "layer3", "layer3", "layer4", "layer4", "head"],

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from rwc_wandb import cli
-from rwc_wandb.study import train
-from rwc_wandb.study.learner import Learner
+from rwc_wandb.study.train import loop as train
+from rwc_wandb.study.train.learner import Learner
 
 
 def main(folder: Path, words: list[str]) -> int:

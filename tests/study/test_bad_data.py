@@ -15,7 +15,7 @@ from refusals import refusal
 from torchvision.datasets.cifar import CIFAR10
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.study.data import load_data
+from rwc_wandb.study.data.sets import load_data
 
 Change = Callable[[Path], None]
 

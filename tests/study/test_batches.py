@@ -9,8 +9,8 @@ from scipy.stats import chi2
 from torch import Tensor
 from torchvision.transforms import v2
 
-from rwc_wandb.study.batches import Batches
-from rwc_wandb.study.data import DATA_SETS, DataSet, Images
+from rwc_wandb.study.data.batches import Batches
+from rwc_wandb.study.data.sets import DATA_SETS, DataSet, Images
 
 CPU = torch.device("cpu")
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

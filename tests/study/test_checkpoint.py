@@ -13,7 +13,7 @@ from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwc_wandb.study.checkpoint import Checkpoints
+from rwc_wandb.study.train.checkpoint import Checkpoints
 
 
 @pytest.mark.parametrize("damage", ["cut short", "other bytes", "not ours"])

@@ -11,11 +11,11 @@ import pytest
 from made_up_runs import leave_run, made_up_history
 
 from rwc_wandb.cli import main
-from rwc_wandb.study.claims import effect
-from rwc_wandb.study.paper import CLAIMS, HARDER, ORDERS, Trend, trends
-from rwc_wandb.study.runs import Group, StudyRun
-from rwc_wandb.study.statistics import final_tenth, log_ratio, mean_depth_trend, share_until_level, t_interval
-from rwc_wandb.view.project import PAPER_ACCURACY
+from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY
+from rwc_wandb.study.paper.claims import effect
+from rwc_wandb.study.paper.runs import Group, StudyRun
+from rwc_wandb.study.paper.statistics import final_tenth, log_ratio, mean_depth_trend, share_until_level, t_interval
+from rwc_wandb.study.paper.trends import CLAIMS, HARDER, ORDERS, Trend, trends
 
 T_1 = math.tan(math.pi * 0.475)
 """The 0.975 quantile of Student's t with one degree of freedom, which is Cauchy's."""

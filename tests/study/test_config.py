@@ -2,7 +2,7 @@
 
 import argparse
 
-from rwc_wandb.study.config import TrainConfig, add_arguments, from_arguments
+from rwc_wandb.study.train.config import TrainConfig, add_arguments, from_arguments
 
 
 def parsed(*words: str) -> TrainConfig:

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.study.data import check_data_set, load_data
+from rwc_wandb.study.data.sets import check_data_set, load_data
 
 
 def test_digits_are_scikit_learn_s() -> None:

@@ -18,8 +18,8 @@ from torch import nn
 
 from rwc_wandb import History, MonitoringStopped, watch
 from rwc_wandb.cli import main
-from rwc_wandb.study import train
-from rwc_wandb.study.results import read_result
+from rwc_wandb.study.train import loop as train
+from rwc_wandb.study.train.output import read_result
 
 MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24", "--limit-train", "64", "--limit-test", "40"]
 WORDS = ["train", "--resume", *MODEL, "--batch-size", "16", "--epochs", "3", "--histogram-every", "never"]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rwc_wandb
-from rwc_wandb.study import epoch, learner
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.epoch import Place, evaluate, train_epoch
-from rwc_wandb.study.learner import Learner, build
+from rwc_wandb.study.train import epoch, learner
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.epoch import Place, evaluate, train_epoch
+from rwc_wandb.study.train.learner import Learner, build
 
 HAS_GPU = torch.cuda.is_available()
 

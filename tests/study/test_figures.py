@@ -14,9 +14,9 @@ from PIL import Image
 from standin import StandIn
 
 from rwc_wandb.cli import main
-from rwc_wandb.study.config import TrainConfig
-from rwc_wandb.study.figures import describe
-from rwc_wandb.study.runs import Group, StudyRun, read_groups
+from rwc_wandb.study.paper.figures import describe
+from rwc_wandb.study.paper.runs import Group, StudyRun, read_groups
+from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.view.render import png
 
 BLOCKS = {"layer1": 0.01, "layer2": 0.02, "layer3": 0.04, "layer4": 0.08}

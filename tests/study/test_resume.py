@@ -18,8 +18,8 @@ import pytest
 
 from rwc_wandb import History
 from rwc_wandb.cli import main
-from rwc_wandb.study.checkpoint import Checkpoints
-from rwc_wandb.study.results import read_result
+from rwc_wandb.study.train.checkpoint import Checkpoints
+from rwc_wandb.study.train.output import read_result
 
 # A small network with dropout.
 MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24"]
@@ -116,18 +116,18 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("before", "rwc_wandb.study.results._renamed", 1),
-    ("before", "rwc_wandb.study.train.open_training_run", 1),
-    ("before", "rwc_wandb.study.tracking.open_run", 1),
-    ("after", "rwc_wandb.study.tracking.open_run", 1),
-    ("before", "rwc_wandb.study.checkpoint.os.fsync", 3),
-    ("before", "rwc_wandb.study.train.append_metrics", 2),
-    ("after", "rwc_wandb.study.train.append_metrics", 3),
-    ("after", "rwc_wandb.study.train.evaluate", 4),
-    ("before", "rwc_wandb.study.train.finish", 1),
-    ("before", "rwc_wandb.study.train.write_pictures", 1),
-    ("before", "rwc_wandb.study.train.write_result", 1),
-    ("before", "rwc_wandb.study.checkpoint.Checkpoints.remove", 1),
+    ("before", "rwc_wandb.study.train.output._renamed", 1),
+    ("before", "rwc_wandb.study.train.loop.open_training_run", 1),
+    ("before", "rwc_wandb.study.train.tracking.open_run", 1),
+    ("after", "rwc_wandb.study.train.tracking.open_run", 1),
+    ("before", "rwc_wandb.study.train.checkpoint.os.fsync", 3),
+    ("before", "rwc_wandb.study.train.loop.append_metrics", 2),
+    ("after", "rwc_wandb.study.train.loop.append_metrics", 3),
+    ("after", "rwc_wandb.study.train.loop.evaluate", 4),
+    ("before", "rwc_wandb.study.train.loop.finish", 1),
+    ("before", "rwc_wandb.study.train.loop.write_pictures", 1),
+    ("before", "rwc_wandb.study.train.loop.write_result", 1),
+    ("before", "rwc_wandb.study.train.checkpoint.Checkpoints.remove", 1),
 ]
 
 

@@ -17,10 +17,10 @@ from standin import StandIn
 
 from rwc_wandb import History
 from rwc_wandb.cli import main
-from rwc_wandb.study.checkpoint import Checkpoints
-from rwc_wandb.study.grid import read_grid
-from rwc_wandb.study.local_sweep import command_of
-from rwc_wandb.study.results import read_result
+from rwc_wandb.study.sweep.grid import read_grid
+from rwc_wandb.study.sweep.local import command_of
+from rwc_wandb.study.train.checkpoint import Checkpoints
+from rwc_wandb.study.train.output import read_result
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 PAPER = ["resnet18.yaml", "vgg19_bn.yaml", "alexnet-cifar10.yaml", "alexnet-cifar100.yaml", "alexnet-mnist.yaml"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 
 
 def made_up(layers: int = 6, measurements: int = 20, seed: int = 0, every: int = 10) -> History:

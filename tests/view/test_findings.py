@@ -3,7 +3,7 @@
 import numpy as np
 from histories import made_up
 
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.findings import findings
 from rwc_wandb.view.series import series
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from histories import made_up
 
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import CHARTS, charts, spec
 from rwc_wandb.view.series import series
 
 if TYPE_CHECKING:
     from standin import StandIn
-    from standin_store import Run
+    from standin.store import Run
 
 
 def command(standin: StandIn, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def log_run(standin: StandIn, folder: Path, history: History, **environment: str
     code = """
 import wandb
 from rwc_wandb.log.charts import log_charts
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 run = wandb.init(project="rwc", name="a run")
 log_charts(run, History.load("rwc.safetensors"))
 run.log({"loss": 0.75})

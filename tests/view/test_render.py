@@ -13,7 +13,7 @@ from histories import filled_with, made_up
 from PIL import Image
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import CHARTS, charts
 from rwc_wandb.view.render import concrete, png, svg, write_pictures
 from rwc_wandb.view.series import series
@@ -115,7 +115,7 @@ def test_an_empty_history_is_refused(tmp_path: Path) -> None:
 
 def test_without_vl_convert_the_sentence_names_the_remedy() -> None:
     code = """import sys; sys.modules["vl_convert"] = None
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.render import write_pictures
 try: write_pictures(History(["a"], ["early"], [1]), "nowhere")
 except ModuleNotFoundError as error: print(error)"""

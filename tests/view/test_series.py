@@ -5,7 +5,7 @@ import pytest
 from histories import made_up
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.history import History
+from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.series import series
 
 

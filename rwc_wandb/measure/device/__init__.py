@@ -1,0 +1,1 @@
+"""What happens on the weights' device, and how the host reads it."""

@@ -1,0 +1,197 @@
+"""How measurements come to the host and are added up over ranks, without anybody waiting in a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwc_wandb.measure.device.group import DeviceWindow, HostCopy
+from rwc_wandb.measure.distributed.ranks import Ranks, finished
+from rwc_wandb.measure.kernels import Statistic
+
+MOST_UNDERWAY = 16
+"""Windows whose sums may be outstanding, before we believe that another rank has left."""
+
+
+@dataclass
+class Measurement:
+    """What the host knows of a measurement when it is taken.
+
+    Attributes:
+        step: the optimizer step, too large by the calls before it of which it is not known yet that they were skipped.
+        calls: how many of them since the measurement before; 0 if no optimizer is watched.
+        skips: for those that may have been skipped (a fused optimizer under GradScaler), a tensor that is not 0 if so.
+        jumped: indices of the layers that have nothing to be compared with.
+    """
+
+    step: int
+    calls: int = 0
+    skips: list[Tensor] = field(default_factory=list)
+    jumped: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Arrived:
+    """Measurements on the host.
+
+    Attributes:
+        steps: the optimizer steps.
+        statistics: float64 [n, L, 5], columns as in `Statistic`; NaN where a layer jumped.
+        skipped: how many of the optimizer's calls turned out to have been skipped.
+        ends_row: whether a row is due.
+    """
+
+    steps: list[int]
+    statistics: Tensor
+    skipped: int
+    ends_row: bool
+
+
+class _Part:
+    """Measurements that lie in the buffers of one set of windows, on their way to the host."""
+
+    def __init__(self, measurements: list[Measurement], windows: Sequence[DeviceWindow], layers: int) -> None:
+        self.measurements = measurements
+        self._layers = layers
+        self._copies = [(window.indices, window.read(len(measurements))) for window in windows]
+        skips = [skip for measurement in measurements for skip in measurement.skips]
+        self._skips = HostCopy([torch.stack([skip.reshape(()).to(skips[-1]) for skip in skips])]) if skips else None
+
+    def arrived(self) -> bool:
+        return all(copy.arrived() for _, copy in self._copies) and (self._skips is None or self._skips.arrived())
+
+    def packed(self) -> NDArray[np.float64]:
+        """float64 [n, 5 L + 1]: the statistics, and the number of skipped calls. Waits for what is not there yet."""
+        # In numpy: torch would wake threads for this, which training needs.
+        count = len(self.measurements)
+        statistics = np.zeros((count, self._layers, len(Statistic)))
+        skipped = np.zeros((count, 1))
+        for indices, copy in self._copies:
+            statistics[:, indices] = copy.wait()[0].numpy()
+        flags = iter(self._skips.wait()[0].numpy().tolist() if self._skips else [])
+        for slot, measurement in enumerate(self.measurements):
+            skipped[slot] = sum(next(flags) != 0 for _ in measurement.skips)
+            if measurement.jumped:
+                statistics[slot, list(measurement.jumped), : Statistic.NONFINITE] = np.nan
+        return np.concatenate([statistics.reshape(count, -1), skipped], 1)
+
+
+@dataclass
+class _Batch:
+    """Parts that are handed on together, and whether they end a row."""
+
+    parts: list[_Part]
+    ends_row: bool
+    packed: Tensor | None = None
+    work: Any = None
+
+
+class ReadBack:
+    """Takes measurements from device to host, in order; all ranks' where there are several.
+
+    Args:
+        layers: their number L.
+        deliver: called with what has arrived.
+    """
+
+    def __init__(self, layers: int, ranks: Ranks | None, deliver: Callable[[Arrived], None]) -> None:
+        self._layers = layers
+        self._ranks = ranks
+        self._deliver = deliver
+        self._taken: list[Measurement] = []
+        self._parts: list[_Part] = []
+        self._underway: deque[_Batch] = deque()
+
+    @property
+    def slot(self) -> int:
+        """The place in the windows' buffers for the next measurement."""
+        return len(self._taken)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._underway
+
+    def take(self, measurement: Measurement) -> None:
+        self._taken.append(measurement)
+
+    def leave(self, windows: Sequence[DeviceWindow]) -> None:
+        """Start copying what is in these windows' buffers; the next measurement may use their first slot, or others."""
+        if self._taken:
+            self._parts.append(_Part(self._taken, windows, self._layers))
+            self._taken = []
+
+    def send(self, windows: Sequence[DeviceWindow], ends_row: bool) -> None:
+        """Start the way of all measurements so far."""
+        self.leave(windows)
+        if self._parts or ends_row:
+            self._underway.append(_Batch(self._parts, ends_row))
+            self._parts = []
+        if len(self._underway) > MOST_UNDERWAY:
+            raise RuntimeError("other ranks have stopped measuring")
+
+    def advance(self, wait: bool = False) -> None:
+        """Deliver what has arrived; all of it with `wait`."""
+        for batch in list(self._underway):
+            if batch.packed is None and batch.parts:
+                if not wait and not all(part.arrived() for part in batch.parts):
+                    break
+                batch.packed = torch.from_numpy(np.concatenate([part.packed() for part in batch.parts]))
+                if self._ranks is not None:
+                    batch.work = self._ranks.sum(batch.packed)
+        while self._underway:
+            batch = self._underway[0]
+            if batch.parts and batch.packed is None:
+                return
+            timeout = self._ranks.patience() if self._ranks and wait else None
+            if batch.work is not None and not finished(batch.work, timeout):
+                return
+            self._underway.popleft()
+            self._deliver(self._unpacked(batch))
+
+    def finish(self, windows: Sequence[DeviceWindow], name: str, ends_row: bool) -> None:
+        """Deliver everything taken so far; on several ranks all must come here, or UserError is raised in time."""
+        self.leave(windows)
+        count = sum(len(part.measurements) for part in self._parts)
+        if count and self._ranks is not None:
+            self._ranks.meet(name, f"with {count} measurements", self._ranks.patience())
+        self.send(windows, ends_row)
+        self.advance(wait=True)
+
+    def abandon(self, windows: Sequence[DeviceWindow]) -> None:
+        """After a failure: deliver what is there without other ranks."""
+        if self._ranks is None:
+            self.finish(windows, "close", ends_row=True)
+        else:
+            self.advance()
+
+    def _unpacked(self, batch: _Batch) -> Arrived:
+        if batch.packed is None:
+            return Arrived([], torch.empty(0, self._layers, len(Statistic), dtype=torch.float64), 0, batch.ends_row)
+        measurements = [measurement for part in batch.parts for measurement in part.measurements]
+        statistics = batch.packed[:, :-1].unflatten(1, (self._layers, len(Statistic)))
+        # Every rank counts the same calls.
+        counts = batch.packed[:, -1].numpy() / (self._ranks.size if self._ranks else 1)
+        skips = counts.round().astype(int).tolist()
+        skipped, kept, steps = 0, [], []
+        for slot, (measurement, number) in enumerate(zip(measurements, skips, strict=True)):
+            skipped += number
+            if number == 0 or number < measurement.calls:
+                kept.append(slot)
+                steps.append(measurement.step - skipped)
+        if skipped:
+            for part in [part for later in self._underway for part in later.parts] + self._parts:
+                _shift(part.measurements, skipped)
+            _shift(self._taken, skipped)
+        return Arrived(steps, statistics[kept] if skipped else statistics, skipped, batch.ends_row)
+
+
+def _shift(measurements: list[Measurement], skipped: int) -> None:
+    for measurement in measurements:
+        measurement.step -= skipped

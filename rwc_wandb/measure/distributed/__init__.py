@@ -1,0 +1,1 @@
+"""Layers that are spread over ranks, and what the ranks do together."""

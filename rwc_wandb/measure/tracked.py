@@ -1,0 +1,144 @@
+"""Where the weights are now: models replace, resize and move them while we hold snapshots of them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.measure.device.group import DeviceWindow, device_windows
+from rwc_wandb.measure.distributed.ranks import Ranks
+from rwc_wandb.measure.distributed.sharding import Piece, is_dtensor, is_sharded, pieces, settle
+from rwc_wandb.measure.layers import Layer, find_layers
+
+_local = operator.attrgetter("_local_tensor")
+"""What `to_local` of a DTensor returns after a microsecond: too long for every layer at every step."""
+
+
+class Layout:
+    """The tensors behind the layers, this rank's pieces of them, and the windows that measure these.
+
+    Attributes:
+        windows: with a snapshot of every piece.
+        gone: indices of the layers that have left the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], capacity: int, ranks: Ranks | None, share: bool
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._capacity = capacity
+        self._ranks = ranks
+        self._share = share
+        self.gone: set[int] = set()
+        self._note()
+        self.windows = self._new_windows()
+
+    def changed(self) -> bool:
+        """Whether a weight was replaced, resized or moved since the last look; a few dictionary look-ups per layer."""
+        if not self._differs():
+            return False
+        if self._dtensors:
+            settle(self._model)
+            return self._differs()
+        return True
+
+    def follow(self) -> tuple[set[int], list[str]]:
+        """Track what now stands in the place of the layers.
+
+        Returns:
+            The indices of the layers that have nothing to be compared with, replaced or resized, and the names of these
+            and of those that have left. What was only moved keeps its snapshot.
+        """
+        gone = set(self.gone)
+        before = self.snapshots()
+        present = find_layers(self._model, lambda name, parameter: True)
+        by_identity = {id(layer.parameter): layer for layer in present}
+        by_name = {layer.name: layer for layer in present}
+        jumped = set()
+        for index, layer in enumerate(self._layers):
+            found = by_identity.get(id(layer.parameter)) or by_name.get(layer.name)
+            if found is None:
+                layer.path = []
+                self.gone.add(index)
+                continue
+            # A slice of memory is other elements when the memory's order changes.
+            reordered = self._share and found.parameter.stride() != self._strides[index]
+            if found.parameter is not layer.parameter or found.shape != layer.shape or reordered:
+                jumped.add(index)
+            self.gone.discard(index)
+            layer.parameter, layer.shape, layer.path = found.parameter, found.shape, found.path
+        self._note()
+        self.windows = self._new_windows()
+        for index, snapshot in self.snapshots().items():
+            if index in jumped | self.gone:
+                continue
+            if index in before and before[index].shape == snapshot.shape:
+                snapshot.copy_(before[index])
+            else:
+                jumped.add(index)
+        return jumped, [self._layers[index].name for index in sorted(jumped | (self.gone - gone))]
+
+    def snapshots(self) -> dict[int, Tensor]:
+        """By layer, the snapshot of this rank's piece; nothing for a piece without elements."""
+        return {i: s for window in self.windows for i, s in zip(window.indices, window.snapshots, strict=True)}
+
+    def whole_snapshots(self) -> dict[str, Tensor]:
+        """By name, the snapshots of whole layers on the host of rank 0, {} on others. All ranks must call it."""
+        mine = self.snapshots()
+        if self._ranks is None:
+            return {self._layers[index].name: snapshot.cpu().clone() for index, snapshot in mine.items()}
+        found = {}
+        for index, layer in enumerate(self._layers):
+            # Every element is on one rank and 0 elsewhere: their sum is the layer. The indices say where ours stand.
+            whole = torch.zeros(layer.size, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
+            if index in mine:
+                places = self._pieces[index].part_of(torch.arange(layer.size).view(layer.shape))
+                whole[places.flatten().cpu()] = mine[index].cpu().to(whole.dtype).flatten()
+            self._ranks.sum(whole).wait()
+            if self._ranks.rank == 0:
+                found[layer.name] = whole.to(layer.parameter.dtype).view(layer.shape)
+        return found
+
+    def restore(self, index: int, whole: Tensor) -> None:
+        """Make `whole` what the layer's next measurement compares with."""
+        snapshot = self.snapshots().get(index)
+        if snapshot is not None:
+            snapshot.copy_(self._pieces[index].part_of(whole).reshape(snapshot.shape))
+
+    def _new_windows(self) -> list[DeviceWindow]:
+        tensors = [layer.parameter for layer in self._layers]
+        rank, size = (self._ranks.rank, self._ranks.size) if self._ranks else (0, 1)
+        if self._ranks is None:
+            for layer in self._layers:
+                if is_sharded(self._model, layer.parameter):
+                    raise UserError(f"{layer.name} was sharded after watch: call watch when the model is wrapped.")
+        self._pieces: list[Piece] = pieces(self._model, tensors, rank, size, self._share)
+        return device_windows([piece.weight for piece in self._pieces], self._capacity)
+
+    def _note(self) -> None:
+        edges = [edge for layer in self._layers for edge in layer.path]
+        unique = {(id(mapping), key): (mapping, key, expected) for mapping, key, expected in edges}
+        # In three lists: this is looked through after every step.
+        self._mappings = [mapping for mapping, _, _ in unique.values()]
+        self._keys = [key for _, key, _ in unique.values()]
+        self._expected = [expected for _, _, expected in unique.values()]
+        parameters = [layer.parameter for layer in self._layers]
+        self._plain = [parameter for parameter in parameters if not is_dtensor(parameter)]
+        self._dtensors = [parameter for parameter in parameters if is_dtensor(parameter)]
+        self._addresses = self._addresses_now()
+        self._strides = [parameter.stride() for parameter in parameters]
+
+    def _addresses_now(self) -> list[int]:
+        return list(map(torch.Tensor.data_ptr, chain(self._plain, map(_local, self._dtensors))))
+
+    def _differs(self) -> bool:
+        if self._addresses_now() != self._addresses:
+            return True
+        found = map(dict.get, self._mappings, self._keys)
+        return not all(map(operator.is_, found, self._expected))

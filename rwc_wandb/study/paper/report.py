@@ -1,0 +1,181 @@
+"""`rwc-wandb report ENTITY/PROJECT`: a W&B report of a project's runs, or with `--dry-run` its JSON in a file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accuracies_of, accuracy_table
+from rwc_wandb.view.charts import LAYER_COLUMNS
+from rwc_wandb.view.push import checked_name, said_by_wandb
+
+_INTRODUCTION = """\
+**Relative Weight Change (RWC)** tells how much a layer learns: by what part of its own size its weights moved between
+two measurements (arXiv 2011.06735, eq. 1). It has no unit. 0.01: the layer moved by one percent of its size. 0: it did
+not change at all (frozen, or no gradient)."""
+
+_READING = """\
+* **Stage curves**: the mean RWC of a group of layers (blocks, or early / middle / later), averaged over seeds; the band
+  runs from the lowest to the highest seed. A curve that falls and stays low has stopped learning.
+* **Heat maps**: a row per layer, input first, a column per measurement. Bright rows learn, rows that turn dark have
+  stopped, light grey did not change at all, orange has no finite value (NaN or infinite).
+* **Histograms**: how the weights, and their changes between two measurements, are distributed in the first and the last
+  layer. A spike at 0 among the changes: most weights stand still.
+* **What the paper found**: later layers have a higher RWC than earlier ones, early layers level off first, and harder
+  data (CIFAR-100 against CIFAR-10, Fashion-MNIST against MNIST) keep RWC higher. Compare levels only between runs that
+  measure at the same distance: RWC per epoch is far larger than RWC per step."""
+
+_STAGES = {
+    "resnet18": ["stem", "layer1", "layer2", "layer3", "layer4", "head"],
+    "vgg19_bn": ["early", "middle", "later", "head"],
+    "alexnet": ["early", "middle", "later", "head"],
+}
+_ENDS = {
+    "resnet18": ["conv1", "fc"],
+    "vgg19_bn": ["features/0", "classifier"],
+    "alexnet": ["features/0", "classifier/6"],
+}
+"""First and last layer, as they stand in keys."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="the W&B project whose runs are reported")
+    parser.add_argument(
+        "--dry-run",
+        type=Path,
+        metavar="FILE",
+        help="write the report as JSON, with a section for each of the paper's experiments; needs no server",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Save the report in W&B and print its address, or write it to a file.
+
+    Raises:
+        UserError: no such project, no server, or a file that cannot be written.
+    """
+    entity, slash, project = arguments.project.partition("/")
+    if not slash or not project:
+        raise UserError(f"{arguments.project!r}: it takes ENTITY/PROJECT, such as my-team/rwc.")
+    for name in (entity, project):
+        checked_name(name)
+    if arguments.dry_run:
+        # W&B asks its server for the id of a project that is named: without one it is the report's own.
+        report = build(entity, project, dict.fromkeys(PAPER_ACCURACY, ()), runs_from=("", ""))
+        try:
+            arguments.dry_run.write_text(report._to_model().model_dump_json(by_alias=True, exclude_none=True), "utf-8")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--dry-run {arguments.dry_run}: it cannot be written ({reason}).") from error
+        print(arguments.dry_run)
+        return
+    accuracies = said_by_wandb(lambda: accuracies_of(entity, project))
+    if not accuracies:
+        raise UserError(
+            f"{entity}/{project} has no run whose config names a model and a dataset: nothing to report on."
+        )
+    report = build(entity, project, accuracies, runs_from=(entity, project))
+    said_by_wandb(report.save)
+    print(report.url)
+
+
+def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[str, str]) -> Any:
+    """The report, not saved yet.
+
+    Args:
+        entity, project: where it will live.
+        accuracies: (model, data set): test accuracies of its runs. One section each.
+        runs_from: entity and project of the runs; empty for the report's own.
+    """
+    wr = importlib.import_module("wandb_workspaces.reports.v2")
+    charts_of = os.environ.get("RWC_WANDB_CHARTS") or entity
+    blocks: list[Any] = [
+        wr.MarkdownBlock(text=_INTRODUCTION),
+        wr.LatexBlock(text=r"\mathrm{RWC}_L = \frac{\lVert w_t - w_{t-1} \rVert_1}{\lVert w_{t-1} \rVert_1}"),
+        wr.TableOfContents(),
+        wr.H1(text="How to read the charts"),
+        wr.MarkdownBlock(text=_READING),
+        wr.H1(text="Test accuracy"),
+        wr.MarkdownBlock(text=accuracy_table(accuracies)),
+        wr.PanelGrid(
+            runsets=[wr.Runset(*runs_from, name="all runs")],
+            panels=[
+                wr.BarPlot(
+                    title=f"last test accuracy, mean over runs, by {key}",
+                    metrics=["test/accuracy"],
+                    groupby=wr.Config(key),
+                    groupby_aggfunc="mean",
+                    groupby_rangefunc="minmax",
+                    layout=wr.Layout(x=12 * place, y=0, w=12, h=8),
+                )
+                for place, key in enumerate(("model", "dataset"))
+            ],
+        ),
+    ]
+    model = None
+    for pair in accuracies:
+        if pair[0] != model:
+            model = pair[0]
+            blocks.append(wr.H1(text=model))
+        blocks += [wr.H2(text=f"{pair[0]} on {pair[1]}"), _section(wr, *pair, runs_from, charts_of)]
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=f"Relative Weight Change: {project}"[:128],
+        description="Which layers learn, which have stopped, what is odd.",
+        blocks=blocks,
+        width="fluid",
+    )
+
+
+def _section(wr: Any, model: str, dataset: str, runs_from: tuple[str, str], charts_of: str) -> Any:
+    """The panels of one architecture on one data set."""
+    name = f"{model} on {dataset}"
+    of_stages = (
+        {"y": [f"rwc_stage/{stage}" for stage in _STAGES[model]]}
+        if model in _STAGES
+        else {"metric_regex": "rwc_stage/.*"}
+    )
+    panels = [
+        wr.LinePlot(
+            title=f"{name}: mean RWC of each stage; band: lowest to highest run",
+            x="rwc/step",
+            title_x="optimizer step",
+            title_y="RWC (no unit, log scale)",
+            log_y=True,
+            groupby=wr.Config("dataset"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            layout=wr.Layout(x=0, y=0, w=12, h=12),
+            **of_stages,
+        ),
+        wr.CustomChart(
+            chart_name=f"{charts_of}/rwc_heatmap",
+            # The curves' table has the same rows and is there where the charts were not registered, too.
+            query={"summaryTable": {"tableKey": "rwc_charts/rwc_curves_table"}},
+            chart_fields={column: column for column in LAYER_COLUMNS},
+            chart_strings={
+                "title": f"{name}: RWC of every layer over time",
+                "subtitle": "Mean over the runs. Bright: the layer changes much. Dark: it hardly learns.",
+                "value": "RWC (no unit, log scale)",
+                "time": "epoch (of rwc-wandb train), or optimizer step",
+            },
+            layout=wr.Layout(x=12, y=0, w=12, h=12),
+        ),
+    ]
+    for row, layer in enumerate(_ENDS.get(model, [])):
+        for column, (kind, title) in enumerate((("update", "changes of the weights"), ("weight", "weights"))):
+            panels.append(
+                wr.LinePlot(
+                    title=f"{layer}: histogram of the {title}",
+                    x="rwc/step",
+                    y=[f"hist/{kind}/{layer}"],
+                    layout=wr.Layout(x=12 * column, y=12 + 7 * row, w=12, h=7),
+                )
+            )
+    runs = wr.Runset(*runs_from, name=name, filters=f"Config('model') = {model!r} and Config('dataset') = {dataset!r}")
+    return wr.PanelGrid(runsets=[runs], panels=panels)

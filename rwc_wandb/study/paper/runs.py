@@ -1,0 +1,168 @@
+"""The finished runs of a study, from their folders or from W&B, grouped as the paper groups them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rwc_wandb import History
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.output import read_mapping, read_result
+from rwc_wandb.view.command import FILE
+from rwc_wandb.view.push import checked_name, said_by_wandb
+
+FREE = ("seed", "name", "project", "group", "output", "data_dir", "checkpoint_every", "histogram_every")
+"""Settings in which runs may differ that are averaged. A seed is what they shall differ in."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One finished run.
+
+    Attributes:
+        name: its folder, or its name and id in W&B.
+        config: every setting by its option name: `model`, `dataset`, `seed` ...
+        history: its series.
+        accuracy: the last test accuracy, 0 to 1; None where W&B has none.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    history: History
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one architecture on one data set, one for each seed, with the same settings otherwise."""
+
+    model: str
+    dataset: str
+    runs: Sequence[StudyRun]
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.dataset}"
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [run.accuracy for run in self.runs if run.accuracy is not None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUNS_DIR",
+        help="what `train` and `sweep --local` left: a folder of runs, or the folders of single ones",
+    )
+    parser.add_argument("--from", dest="project", metavar="ENTITY/PROJECT", help="take the runs of this W&B project")
+
+
+def read_groups(arguments: argparse.Namespace) -> list[Group]:
+    """The groups that the command line names, by model and data set.
+
+    What is not a finished run of `rwc-wandb train` is left out, and so is a run whose seed another run has: said on
+    stderr.
+
+    Raises:
+        UserError: no runs, broken files, runs that cannot be averaged; W&B refuses.
+    """
+    if bool(arguments.runs) == bool(arguments.project):
+        raise UserError("it takes folders of runs, such as runs/, or --from ENTITY/PROJECT: one of the two.")
+    if arguments.project:
+        entity, _, project = arguments.project.partition("/")
+        if not project:
+            raise UserError(f"--from {arguments.project}: it takes ENTITY/PROJECT, such as my-team/rwc.")
+        place = f"{checked_name(entity)}/{checked_name(project)}"
+        runs = said_by_wandb(lambda: list(_runs_in_project(place)))
+    else:
+        place = " ".join(map(str, arguments.runs))
+        runs = [run for path in arguments.runs for run in _runs_in_folder(path)]
+    if not runs:
+        raise UserError(f"{place}: there is no finished run of rwc-wandb train or rwc-wandb sweep in it.")
+    grouped: dict[tuple[str, str], dict[int, StudyRun]] = defaultdict(dict)
+    for run in runs:
+        of_group = grouped[run.config["model"], run.config["dataset"]]
+        if twin := of_group.pop(run.config["seed"], None):
+            _leave_out(twin.name, f"the same run and seed as {run.name}")
+        of_group[run.config["seed"]] = run
+    return [_checked(Group(*key, [runs[seed] for seed in sorted(runs)])) for key, runs in sorted(grouped.items())]
+
+
+def _checked(group: Group) -> Group:
+    """Only runs with the same settings and layers may be averaged."""
+    first = group.runs[0]
+    for run in group.runs[1:]:
+        for key in TrainConfig().to_dict():
+            ours, theirs = run.config.get(key), first.config.get(key)
+            if key not in FREE and ours != theirs:
+                raise UserError(
+                    f"{group.title}: {first.name} has {key} {theirs}, {run.name} has {ours}; "
+                    "only runs that differ in nothing but the seed can be averaged: name those that belong together."
+                )
+        if (run.history.layers, run.history.stages) != (first.history.layers, first.history.stages):
+            raise UserError(f"{group.title}: {first.name} and {run.name} have other layers; they cannot be averaged.")
+    return group
+
+
+def _runs_in_folder(path: Path) -> Iterator[StudyRun]:
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such folder; name the --output of rwc-wandb train or sweep --local.")
+    folders = [path] if (path / "config.yaml").is_file() else sorted(path.iterdir())
+    for folder in folders:
+        if not (folder / "config.yaml").is_file():
+            continue
+        config, result = read_mapping(folder / "config.yaml"), read_result(folder)
+        if not _is_of_study(config):
+            raise UserError(f"{folder / 'config.yaml'} names no model, dataset and seed: move the run away.")
+        if result is None:
+            _leave_out(str(folder), "it has not finished")
+            continue
+        history = _with_measurements(History.load(folder / FILE), str(folder / FILE))
+        yield StudyRun(str(folder), config, history, _accuracy(result["last_test_accuracy"]))
+
+
+def _is_of_study(config: Mapping[str, Any]) -> bool:
+    return isinstance(config.get("seed"), int) and all(isinstance(config.get(key), str) for key in ("model", "dataset"))
+
+
+def _accuracy(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _with_measurements(history: History, name: str) -> History:
+    if not len(history):
+        raise UserError(f"{name} holds no measurement: move the run away.")
+    return history
+
+
+def _runs_in_project(place: str) -> Iterator[StudyRun]:
+    import wandb
+
+    with tempfile.TemporaryDirectory() as folder:
+        for run in wandb.Api().runs(place):
+            name = f"{run.name} ({run.id})"
+            if not _is_of_study(run.config):
+                _leave_out(name, "its config names no model, dataset and seed")
+                continue
+            saved = list(run.files(names=[FILE]))
+            if run.state != "finished" or not saved:
+                _leave_out(name, f"it is {run.state} and has saved {'its' if saved else 'no'} {FILE}")
+                continue
+            saved[0].download(root=str(Path(folder) / run.id)).close()
+            history = _with_measurements(History.load(Path(folder) / run.id / FILE), f"{FILE} of {name}")
+            yield StudyRun(name, dict(run.config), history, _accuracy(run.summary.get("test/accuracy")))
+
+
+def _leave_out(name: str, reason: str) -> None:
+    print(f"{name} is left out: {reason}.", file=sys.stderr)

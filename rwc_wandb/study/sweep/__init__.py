@@ -1,0 +1,1 @@
+"""Grids of runs: registered at W&B, or all done on this machine."""

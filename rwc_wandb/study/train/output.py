@@ -1,0 +1,137 @@
+"""What a run leaves in its folder and in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from rwc_wandb import History
+from rwc_wandb.errors import UserError
+from rwc_wandb.study.folders import new_folders, unwritable, write_whole
+from rwc_wandb.study.train.config import TrainConfig
+
+RESULT_FILE = "result.yaml"
+METRICS_FILE = "metrics.csv"
+
+
+def make_folder(config: TrainConfig) -> Path:
+    """OUTPUT/NAME/ with `config.yaml` in it, with a number behind NAME where that exists already.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    wanted = config.run_folder
+    # Filled elsewhere, then renamed: whoever is killed in between leaves no folder that cannot be resumed.
+    fresh = wanted.with_name(f".{secrets.token_hex(8)}")
+    try:
+        with new_folders(fresh):
+            fresh.mkdir(parents=True)
+            try:
+                (fresh / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "utf-8")
+                return _renamed(fresh, wanted)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise unwritable(config.output, wanted, error) from error
+
+
+def _renamed(fresh: Path, wanted: Path) -> Path:
+    """To the first name that is free; an empty folder's is."""
+    for number in range(1, 10_000):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            return fresh.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    raise FileExistsError(errno.EEXIST, "too many runs have its name")
+
+
+def folder_to_resume(config: TrainConfig) -> Path | None:
+    """The folder of this very run, if it has been started.
+
+    Raises:
+        UserError: it holds a run of other settings.
+    """
+    folder = config.run_folder
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    found = read_mapping(path)
+    for name, value in config.to_dict().items():
+        if name not in ("output", "data_dir") and found.get(name) != value:
+            raise UserError(f"{folder} holds a run with {name} {found.get(name)}, not {value}: name another --output.")
+    return folder
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a run reached: `epochs`, `best_test_accuracy`, `last_test_accuracy`; None if it has not finished.
+
+    Raises:
+        UserError: somebody else has written the file.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = read_mapping(path)
+    if not {"epochs", "best_test_accuracy", "last_test_accuracy"} <= set(result):
+        raise UserError(f"{path} is not what a finished run writes: take it away, or name another --output.")
+    return result
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that a run wrote. Raises: UserError, when somebody else did."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}): mend it, or name another --output.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not what a run writes: take it away, or name another --output.")
+    return found
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """The last thing that a run writes: it has finished when this file is there."""
+    write_whole(folder / RESULT_FILE, yaml.safe_dump(result, sort_keys=False))
+
+
+def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add epochs to `metrics.csv`, in place of these epochs and later ones of a run that was stopped."""
+    path = folder / METRICS_FILE
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [old for old in csv.DictReader(file) if (old["epoch"] or "").isdigit()]
+    kept = [old for old in kept if int(old["epoch"]) < rows[0]["epoch"]]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows([*kept, *rows])
+    write_whole(path, text.getvalue())
+
+
+def print_layers(console: Console, history: History) -> None:
+    """The closing table: layer, stage, weights, first, last and mean RWC."""
+    table = Table(title="Relative Weight Change: ||w_t - w_{t-1}||_1 / ||w_{t-1}||_1")
+    for heading in ("layer", "stage"):
+        table.add_column(heading)
+    for heading in ("weights", "first", "last", "mean"):
+        table.add_column(heading, justify="right")
+    if len(history):
+        rows = zip(history.layers, history.stages, history.sizes, history.rwc.T, strict=True)
+        for layer, stage, size, values in rows:
+            numbers = (f"{value:.4g}" for value in (values[0], values[-1], values.mean(dtype=np.float64)))
+            table.add_row(layer, stage, f"{size:,}", *numbers)
+    console.print(table)

@@ -1,0 +1,73 @@
+"""A training under way, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+import rwc_wandb
+from rwc_wandb.study.train.epoch import Place
+from rwc_wandb.study.train.learner import Learner
+from rwc_wandb.study.train.losses import Losses
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+
+@dataclass
+class Session:
+    """A training under way: what is needed to go on with it elsewhere, and where it reports.
+
+    `folder`, `run` and `checkpoints` are there on the main process only.
+    """
+
+    learner: Learner
+    monitor: rwc_wandb.Monitor
+    place: Place
+    steps: int
+    best: float
+    console: Console
+    losses: Losses
+    folder: Path | None
+    run: Run | None
+    unwritten: list[dict[str, float]] = field(default_factory=list)
+    """Epochs that are not in `metrics.csv` yet."""
+
+    def state(self) -> dict[str, Any]:
+        """On every process: each has its own share of the totals."""
+        accelerator = self.learner.accelerator
+        totals = accelerator.gather(self.place.totals.unsqueeze(0)).cpu()
+        if not accelerator.is_main_process:
+            return {}
+        return {
+            "model": accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "epoch": self.place.epoch,
+            "step": self.place.step,
+            "totals": totals,
+            "steps": self.steps,
+            "best": self.best,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        accelerator = self.learner.accelerator
+        accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        if accelerator.is_main_process:
+            self.monitor.load_state_dict(state["monitor"])
+        shares = state["totals"]
+        if len(shares) != accelerator.num_processes:  # They are summed over all processes in the end.
+            shares = torch.zeros(accelerator.num_processes, 3, dtype=torch.float64)
+            shares[0] = state["totals"].sum(0)
+        totals = shares[accelerator.process_index].to(accelerator.device)
+        self.place = Place(state["epoch"], state["step"], totals)
+        self.steps, self.best = state["steps"], state["best"]
+
+
+def start_of(epoch: int, learner: Learner) -> Place:
+    return Place(epoch, 0, torch.zeros(3, dtype=torch.float64, device=learner.accelerator.device))
