@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import Statistic, reduction_for
-from rwc_wandb.measure.kernels.layout import is_dense
+from rwc_wandb.measure.kernels.flat_memory import is_dense
 
 HISTOGRAM_BINS = 64
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.kernels.layout import flat, is_dense
+from rwc_wandb.measure.kernels.flat_memory import flat, is_dense
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

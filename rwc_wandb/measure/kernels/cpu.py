@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwc_wandb.measure.kernels.layout import flat
+from rwc_wandb.measure.kernels.flat_memory import flat
 
 CHUNK = 1 << 15
 """Elements per chunk."""

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels as kernels
-from rwc_wandb.measure.kernels.layout import flat
+from rwc_wandb.measure.kernels.flat_memory import flat
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 BLOCK = 1024

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from rwc_wandb.measure.kernels.layout import flat
+from rwc_wandb.measure.kernels.flat_memory import flat
 
 CHUNK = 1 << 16
 """Elements at a time on a CPU: intermediate results stay in its cache."""
