@@ -185,7 +185,7 @@ class Monitor:
             action()
         except Exception as error:
             if not self.closed:
-                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._layout.windows)]
+                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._layout.groups)]
                 acts += [self._ranks.leave] if self._ranks is not None else []
                 for act in [*acts, self._delivery.hand_over_row, self._release, self._delivery.close]:
                     with contextlib.suppress(Exception):
@@ -203,25 +203,25 @@ class Monitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._layout.windows = []
+        self._layout.groups = []
 
     @torch.no_grad()
     def _measure(self) -> None:
         self._receive()
         if self._layout.changed():
             self._follow_layout()
-        windows = self._layout.windows
+        groups = self._layout.groups
         if self.histogram_every and self.step % self.histogram_every < self.every:
-            self._histograms = HistogramsUnderway(self.step, windows, len(self.layers))
-        for window in windows:
-            window.measure(self._readback.slot)
+            self._histograms = HistogramsUnderway(self.step, groups, len(self.layers))
+        for group in groups:
+            group.measure(self._readback.slot)
         jumped = self._jumped | self._layout.gone
         self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped))
         self._skips, self._jumped, self._resumed = Skips(), set(), False
         self._in_row += 1
         if self._in_row >= self.log_every:
             self._in_row = 0
-            self._readback.send(windows, ends_row=True)
+            self._readback.send(groups, ends_row=True)
         self._receive()
 
     def _receive(self, wait: bool = False) -> None:
@@ -237,7 +237,7 @@ class Monitor:
         self._delivery.take_in(arrived)
 
     def _flush(self, name: str, ends_row: bool = True) -> None:
-        self._readback.finish(self._layout.windows, name, ends_row)
+        self._readback.finish(self._layout.groups, name, ends_row)
         self._receive(wait=True)
         if ends_row:
             self._in_row = 0
@@ -265,7 +265,7 @@ class Monitor:
 
     def _follow_layout(self) -> None:
         self._receive()
-        self._readback.leave(self._layout.windows)
+        self._readback.leave(self._layout.groups)
         jumped, changed = self._layout.follow()
         self._jumped |= jumped
         if changed:

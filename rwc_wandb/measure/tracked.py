@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.device.group import DeviceWindow, device_windows
+from rwc_wandb.measure.device.group import DeviceGroup, device_groups
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.distributed.sharding import Piece, is_dtensor, is_sharded, pieces, settle
 from rwc_wandb.measure.layers import Layer, find_layers
@@ -20,10 +20,10 @@ _local = operator.attrgetter("_local_tensor")
 
 
 class Layout:
-    """The tensors behind the layers, this rank's pieces of them, and the windows that measure these.
+    """The tensors behind the layers, this rank's pieces of them, and the groups that measure these.
 
     Attributes:
-        windows: with a snapshot of every piece.
+        groups: with a snapshot of every piece.
         gone: indices of the layers that have left the model.
     """
 
@@ -37,7 +37,7 @@ class Layout:
         self._share = share
         self.gone: set[int] = set()
         self._note()
-        self.windows = self._new_windows()
+        self.groups = self._new_groups()
 
     def changed(self) -> bool:
         """Whether a weight was replaced, resized or moved since the last look; a few dictionary look-ups per layer."""
@@ -74,7 +74,7 @@ class Layout:
             self.gone.discard(index)
             layer.parameter, layer.shape, layer.path = found.parameter, found.shape, found.path
         self._note()
-        self.windows = self._new_windows()
+        self.groups = self._new_groups()
         for index, snapshot in self.snapshots().items():
             if index in jumped | self.gone:
                 continue
@@ -86,7 +86,7 @@ class Layout:
 
     def snapshots(self) -> dict[int, Tensor]:
         """By layer, the snapshot of this rank's piece; nothing for a piece without elements."""
-        return {i: s for window in self.windows for i, s in zip(window.indices, window.snapshots, strict=True)}
+        return {i: s for group in self.groups for i, s in zip(group.indices, group.snapshots, strict=True)}
 
     def whole_snapshots(self) -> dict[str, Tensor]:
         """By name, the snapshots of whole layers on the host of rank 0, {} on others. All ranks must call it."""
@@ -111,7 +111,7 @@ class Layout:
         if snapshot is not None:
             snapshot.copy_(self._pieces[index].part_of(whole).reshape(snapshot.shape))
 
-    def _new_windows(self) -> list[DeviceWindow]:
+    def _new_groups(self) -> list[DeviceGroup]:
         tensors = [layer.parameter for layer in self._layers]
         rank, size = (self._ranks.rank, self._ranks.size) if self._ranks else (0, 1)
         if self._ranks is None:
@@ -119,7 +119,7 @@ class Layout:
                 if is_sharded(self._model, layer.parameter):
                     raise UserError(f"{layer.name} was sharded after watch: call watch when the model is wrapped.")
         self._pieces: list[Piece] = pieces(self._model, tensors, rank, size, self._share)
-        return device_windows([piece.weight for piece in self._pieces], self._capacity)
+        return device_groups([piece.weight for piece in self._pieces], self._capacity)
 
     def _note(self) -> None:
         edges = [edge for layer in self._layers for edge in layer.path]

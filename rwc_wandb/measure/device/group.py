@@ -54,12 +54,12 @@ class HostCopy:
         return self._tensors
 
 
-class DeviceWindow:
+class DeviceGroup:
     """Measures the layers `indices` (all on one device, of one dtype) into a buffer of `capacity` measurements."""
 
     def __init__(self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int) -> None:
         self.indices = list(indices)
-        # Reductions walk through memory: what has gaps (a slice, an expanded tensor) is copied first, every time.
+        # Reductions read memory in order: a weight with gaps (a slice, an expanded tensor) is copied before each.
         self._gapped = [(weight, weight.contiguous()) for weight in weights if not is_dense(weight)]
         copies = iter(copy for _, copy in self._gapped)
         self.weights = [weight if is_dense(weight) else next(copies) for weight in weights]
@@ -89,10 +89,10 @@ class DeviceWindow:
 class HistogramsUnderway:
     """Histograms of all `layers` on their way to the host."""
 
-    def __init__(self, step: int, windows: Sequence[DeviceWindow], layers: int) -> None:
+    def __init__(self, step: int, groups: Sequence[DeviceGroup], layers: int) -> None:
         self._step = step
         self._layers = layers
-        self._copies = [(window.indices, window.histograms(HISTOGRAM_BINS)) for window in windows]
+        self._copies = [(group.indices, group.histograms(HISTOGRAM_BINS)) for group in groups]
 
     def arrived(self) -> bool:
         return all(copy.arrived() for _, copy in self._copies)
@@ -106,10 +106,10 @@ class HistogramsUnderway:
         return Histograms(self._step, counts, ranges)
 
 
-def device_windows(weights: Sequence[Tensor], capacity: int) -> list[DeviceWindow]:
-    """One window per device and dtype among `weights`; those without elements are in none."""
-    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+def device_groups(weights: Sequence[Tensor], capacity: int) -> list[DeviceGroup]:
+    """One group per device and dtype among `weights`; those without elements are in none."""
+    indices_of: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, weight in enumerate(weights):
         if weight.numel():
-            places.setdefault((weight.device, weight.dtype), []).append(index)
-    return [DeviceWindow(indices, [weights[index] for index in indices], capacity) for indices in places.values()]
+            indices_of.setdefault((weight.device, weight.dtype), []).append(index)
+    return [DeviceGroup(indices, [weights[index] for index in indices], capacity) for indices in indices_of.values()]

@@ -1,4 +1,4 @@
-"""How measurements come to the host and are added up over ranks, without anybody waiting in a step."""
+"""How measurements come to the host and are added up over ranks; no step waits for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwc_wandb.measure.device.group import DeviceWindow, HostCopy
+from rwc_wandb.measure.device.group import DeviceGroup, HostCopy
 from rwc_wandb.measure.distributed.ranks import Ranks, finished
 from rwc_wandb.measure.kernels import Statistic
 
 MOST_UNDERWAY = 16
-"""Windows whose sums may be outstanding, before we believe that another rank has left."""
+"""Rows whose sums may be outstanding before we conclude that another rank has stopped measuring."""
 
 
 @dataclass
@@ -55,12 +55,12 @@ class Arrived:
 
 
 class _Part:
-    """Measurements that lie in the buffers of one set of windows, on their way to the host."""
+    """Measurements on their way to the host from the buffers of one set of groups."""
 
-    def __init__(self, measurements: list[Measurement], windows: Sequence[DeviceWindow], layers: int) -> None:
+    def __init__(self, measurements: list[Measurement], groups: Sequence[DeviceGroup], layers: int) -> None:
         self.measurements = measurements
         self._layers = layers
-        self._copies = [(window.indices, window.read(len(measurements))) for window in windows]
+        self._copies = [(group.indices, group.read(len(measurements))) for group in groups]
         skips = [skip for measurement in measurements for skip in measurement.skips]
         self._skips = HostCopy([torch.stack([skip.reshape(()).to(skips[-1]) for skip in skips])]) if skips else None
 
@@ -111,7 +111,7 @@ class ReadBack:
 
     @property
     def slot(self) -> int:
-        """The place in the windows' buffers for the next measurement."""
+        """The index in the groups' buffers for the next measurement."""
         return len(self._taken)
 
     @property
@@ -121,15 +121,15 @@ class ReadBack:
     def take(self, measurement: Measurement) -> None:
         self._taken.append(measurement)
 
-    def leave(self, windows: Sequence[DeviceWindow]) -> None:
-        """Start copying what is in these windows' buffers; the next measurement may use their first slot, or others."""
+    def leave(self, groups: Sequence[DeviceGroup]) -> None:
+        """Start copying what is in these groups' buffers; the next measurement may use their first slot, or other groups."""
         if self._taken:
-            self._parts.append(_Part(self._taken, windows, self._layers))
+            self._parts.append(_Part(self._taken, groups, self._layers))
             self._taken = []
 
-    def send(self, windows: Sequence[DeviceWindow], ends_row: bool) -> None:
-        """Start the way of all measurements so far."""
-        self.leave(windows)
+    def send(self, groups: Sequence[DeviceGroup], ends_row: bool) -> None:
+        """Send all measurements so far to the host."""
+        self.leave(groups)
         if self._parts or ends_row:
             self._underway.append(_Batch(self._parts, ends_row))
             self._parts = []
@@ -155,19 +155,19 @@ class ReadBack:
             self._underway.popleft()
             self._deliver(self._unpacked(batch))
 
-    def finish(self, windows: Sequence[DeviceWindow], name: str, ends_row: bool) -> None:
+    def finish(self, groups: Sequence[DeviceGroup], name: str, ends_row: bool) -> None:
         """Deliver everything taken so far; on several ranks all must come here, or UserError is raised in time."""
-        self.leave(windows)
+        self.leave(groups)
         count = sum(len(part.measurements) for part in self._parts)
         if count and self._ranks is not None:
             self._ranks.meet(name, f"with {count} measurements", self._ranks.patience())
-        self.send(windows, ends_row)
+        self.send(groups, ends_row)
         self.advance(wait=True)
 
-    def abandon(self, windows: Sequence[DeviceWindow]) -> None:
+    def abandon(self, groups: Sequence[DeviceGroup]) -> None:
         """After a failure: deliver what is there without other ranks."""
         if self._ranks is None:
-            self.finish(windows, "close", ends_row=True)
+            self.finish(groups, "close", ends_row=True)
         else:
             self.advance()
 
