@@ -122,7 +122,7 @@ class ReadBack:
         self._taken.append(measurement)
 
     def leave(self, groups: Sequence[DeviceGroup]) -> None:
-        """Start copying what is in these groups' buffers; the next measurement may use their first slot, or other groups."""
+        """Start copying what is in these groups' buffers; the next measurement may go to their first slot."""
         if self._taken:
             self._parts.append(_Part(self._taken, groups, self._layers))
             self._taken = []

@@ -52,7 +52,7 @@ class Reduction(Protocol):
 def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> Reduction:
     """The fastest reduction for where the weights live and what they are made of (one device, one dtype)."""
     device, dtype = weights[0].device.type, weights[0].dtype
-    # Without numba (the extra `cpu`) or triton, or with one that does not load, plain torch does the same.
+    # Where numba (the extra `cpu`) or triton is missing or does not load, plain torch computes the same.
     if device == "cpu" and dtype in (torch.float32, torch.float64):
         with contextlib.suppress(ImportError):
             from rwc_wandb.measure.kernels.cpu import CPUReduction

@@ -3,8 +3,8 @@
 The work is cut into chunks of fixed size and their sums are added in a fixed order: results are the same bits
 whatever the number of threads. Weights beyond 6e35 overflow (512 of them are summed in float32).
 
-Threads are Python's own, since compiled code runs outside the interpreter lock: nothing of numba's threading layers,
-which do not bear being called from two threads or after a fork.
+The threads are Python's own, because the compiled code releases the interpreter lock. Numba's threading layers are not
+used: they fail when two threads call them, or after a fork.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 1 << 15
 BLOCK = 512
 """Elements summed in the weights' own precision before the sum goes on in float64: both fit the first-level cache."""
 ELEMENTS_PER_THREAD = 1 << 18
-"""Below this a thread costs more than it brings."""
+"""Below this, starting a thread takes longer than it saves."""
 DTYPES = (torch.float32, torch.float64)
 
 _REORDER = {"reassoc", "nsz", "contract"}
@@ -39,7 +39,7 @@ class CPUReduction:
     """`kernels.Reduction` for float32 and float64 weights on a CPU."""
 
     def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
-        # Kept: the table below holds bare addresses.
+        # Keep the tensors alive: the table below holds bare addresses.
         self.weights = [flat(weight) for weight in weights]
         self.snapshots = [flat(snapshot) for snapshot in snapshots]
         self._one = np.float32(1) if weights[0].dtype == torch.float32 else np.float64(1)
@@ -52,7 +52,7 @@ class CPUReduction:
         self._sums = np.zeros((len(table), 5))
         elements = int(self._table[:, 2].sum())
         threads = max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
-        # Its threads end when this object does.
+        # The pool's threads end when this object is collected.
         self._pool = ThreadPoolExecutor(threads - 1, "rwc_wandb") if threads > 1 else None
         self._parts = np.linspace(0, len(table), threads + 1).astype(int).tolist()
         _measure(self._table[:0], self._sums[:0], self._one)
@@ -88,7 +88,7 @@ class CPUReduction:
 
 @intrinsic
 def _pointer(context: Any, address: Any, element: Any) -> Any:
-    """The pointer to elements of the type of `element` at an address; numba has none of its own."""
+    """The pointer to elements of the type of `element` at an address; numba offers no such cast."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -100,7 +100,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
-        except RuntimeError:  # No folder for the cache can be written.
+        except RuntimeError:  # Numba finds no folder that it can write its cache to.
             return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
     return decorate
@@ -108,7 +108,10 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @_compiled(fastmath=_REORDER)
 def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> None:
-    """Statistics of each chunk (rows of `table`: weight address, snapshot address, elements), and its snapshot anew."""
+    """Statistics of each chunk, which then becomes its snapshot.
+
+    Rows of `table`: weight address, snapshot address, elements.
+    """
     zero = one - one
     for chunk in range(len(table)):
         weights = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
@@ -122,7 +125,7 @@ def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> N
                 is_counted = one if size != zero else zero
                 change += difference
                 norm += size
-                # A division under a condition is not vectorised: divide 0 by 1, and drop the result.
+                # The compiler does not vectorise a division under a condition: divide by 1 and multiply by 0 instead.
                 ratio += difference / (size if size != zero else one) * is_counted
                 counted += is_counted
                 nonfinite += zero if abs(new[i]) < np.inf else one
@@ -166,5 +169,5 @@ def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArra
             for i in range(new.size):
                 value = np.float32(new[i]) if kind == 0 else np.float32(new[i]) - np.float32(old[i])
                 if abs(value) < np.inf:
-                    place = np.int64((value - low) / width * np.float32(bins))
-                    counts[kind, layer, min(max(place, 0), bins - 1)] += 1
+                    bin = np.int64((value - low) / width * np.float32(bins))
+                    counts[kind, layer, min(max(bin, 0), bins - 1)] += 1

@@ -23,10 +23,10 @@ DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 BLOCK = 1024
 """Elements that a program works on at a time: 8 for each of its threads, two accesses of 16 bytes in float32."""
 LARGE = 1 << 25
-"""Elements from which on larger chunks do: there are enough of them, and fewer partial sums to add."""
-# Fused multiply-adds round differently from all other kernels.
+"""From this many elements on chunks are twice as large: enough for all multiprocessors, and fewer partial sums."""
+# Without fusion, because fused multiply-adds round differently from all other kernels.
 _OPTIONS = {"BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
-# A program per layer waits for each of its blocks of partial sums: few, large ones.
+# One program per layer adds up the partial sums block after block: few and large blocks, so that it waits seldom.
 _LAYER_OPTIONS = {"BLOCK": 4 * BLOCK, "num_warps": 8, "enable_fp_fusion": False}
 
 
@@ -37,7 +37,7 @@ class GPUReduction:
     """
 
     def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
-        # Kept: the table below holds bare addresses.
+        # Keep the tensors alive: the table below holds bare addresses.
         self.weights = [flat(weight) for weight in weights]
         self.snapshots = [flat(snapshot) for snapshot in snapshots]
         self._device = weights[0].device
@@ -50,7 +50,7 @@ class GPUReduction:
         self._table = torch.cat(parts).to(self._device)
         self._firsts = firsts.to(self._device)
         self._sums = torch.empty(5, len(self._table), dtype=torch.float64, device=self._device)
-        # Launching nothing compiles: not in the middle of the first step.
+        # A launch of no programs compiles: here, not in the middle of the first step.
         self._measure(torch.empty(0, 5, dtype=torch.float64, device=self._device), chunks=0)
 
     def measure(self, statistics: Tensor) -> None:

@@ -74,5 +74,5 @@ def _count(values: Tensor, limits: Tensor, counts: Tensor) -> None:
     finite = values.isfinite()
     low, high = limits
     width = torch.where(high > low, high - low, 1)
-    places = (torch.where(finite, values, low) - low) / width * counts.numel()
-    counts.scatter_add_(0, places.long().clamp(0, counts.numel() - 1), finite.long())
+    bins = (torch.where(finite, values, low) - low) / width * counts.numel()
+    counts.scatter_add_(0, bins.long().clamp(0, counts.numel() - 1), finite.long())

@@ -2,9 +2,9 @@
 
 A row of `table` (int64 [chunks, 4]) is a chunk: address of its weights, address of its snapshot, elements, layer.
 A layer's chunks are consecutive; layer i has those from `firsts[i]` to `firsts[i + 1]`. Sums are taken in an order that
-depends on the table only, without atomics; only counts of histograms, integers, are added atomically.
+depends on the table only, without atomics; only the histograms' counts, which are integers, are added atomically.
 
-Annotations are no strings here: Triton's interpreter looks at them.
+This file has no `from __future__ import annotations`: Triton's interpreter reads the annotations and needs no strings.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
@@ -29,17 +29,17 @@ def _can_be_vectors(table, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _places(start, BLOCK: tl.constexpr, VECTORS: tl.constexpr):
-    places = start + tl.arange(0, BLOCK)
-    return tl.max_contiguous(tl.multiple_of(places, BLOCK), BLOCK) if VECTORS else places
+def _offsets(start, BLOCK: tl.constexpr, VECTORS: tl.constexpr):
+    offsets = start + tl.arange(0, BLOCK)
+    return tl.max_contiguous(tl.multiple_of(offsets, BLOCK), BLOCK) if VECTORS else offsets
 
 
 @triton.jit
-def _load(pointer, places, count, VECTORS: tl.constexpr):
-    # A mask that ends anywhere would keep the compiler from loading several elements at once.
+def _load(pointer, offsets, count, VECTORS: tl.constexpr):
+    # A mask that may end anywhere keeps the compiler from loading several elements at once.
     if VECTORS:
-        return tl.load(tl.multiple_of(pointer + places, 16))
-    return tl.load(pointer + places, mask=places < count, other=0.0)
+        return tl.load(tl.multiple_of(pointer + offsets, 16))
+    return tl.load(pointer + offsets, mask=offsets < count, other=0.0)
 
 
 @triton.jit
@@ -50,10 +50,10 @@ def _sums_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl.c
     # Elements with s != 0 in the lower 16 bits, non-finite elements in the upper.
     counted = tl.zeros([BLOCK], tl.int32)
     for start in range(0, count, BLOCK):
-        places = _places(start, BLOCK, VECTORS)
-        stored = _load(weights, places, count, VECTORS)
+        offsets = _offsets(start, BLOCK, VECTORS)
+        stored = _load(weights, offsets, count, VECTORS)
         new = stored.to(tl.float32)
-        old = _load(snapshots, places, count, VECTORS).to(tl.float32)
+        old = _load(snapshots, offsets, count, VECTORS).to(tl.float32)
         difference = tl.abs(new - old)
         size = tl.abs(old)
         is_counted = size != 0.0
@@ -62,15 +62,15 @@ def _sums_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl.c
         ratio += tl.where(is_counted, difference / tl.where(is_counted, size, 1.0), 0.0)
         counted += tl.where(is_counted, 1, 0) + tl.where(tl.abs(new) < float("inf"), 0, 65536)
         if VECTORS:
-            tl.store(tl.multiple_of(snapshots + places, 16), stored)
+            tl.store(tl.multiple_of(snapshots + offsets, 16), stored)
         else:
-            tl.store(snapshots + places, stored, mask=places < count)
+            tl.store(snapshots + offsets, stored, mask=offsets < count)
     return change, norm, ratio, counted
 
 
 @triton.jit
 def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
-    """The statistics of each chunk into `sums` (float64 [5, chunks], rows as in `Statistic`), and its snapshot anew.
+    """The statistics of each chunk into `sums` (float64 [5, chunks], rows as in `Statistic`); it becomes its snapshot.
 
     A chunk has at most 32768 elements.
     """
@@ -82,7 +82,7 @@ def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
     counted = tl.sum(counted)
     chunks = tl.num_programs(0).to(tl.int64)
     target = sums + tl.program_id(0)
-    # From here on in float64: the order in which Triton sums within a program does not matter to the precision.
+    # In float64 from here on, so the order in which Triton sums within a program does not matter to the precision.
     tl.store(target, tl.sum(change.to(tl.float64)))
     tl.store(target + chunks, tl.sum(norm.to(tl.float64)))
     tl.store(target + 2 * chunks, tl.sum(ratio.to(tl.float64)))
@@ -98,14 +98,14 @@ def sum_layers(sums, firsts, statistics, BLOCK: tl.constexpr):
     stop = tl.load(firsts + layer + 1)
     total = tl.zeros([BLOCK], tl.float64)
     for start in range(tl.load(firsts + layer), stop, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        total += tl.load(row + places, mask=places < stop, other=0.0)
+        offsets = start + tl.arange(0, BLOCK)
+        total += tl.load(row + offsets, mask=offsets < stop, other=0.0)
     tl.store(statistics + layer * 5 + statistic, tl.sum(total))
 
 
 @triton.jit
-def _finite(values, places, count):
-    return (tl.abs(values) < float("inf")) & (places < count)
+def _finite(values, offsets, count):
+    return (tl.abs(values) < float("inf")) & (offsets < count)
 
 
 @triton.jit
@@ -115,13 +115,13 @@ def _limits_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl
     update_low = low
     update_high = high
     for start in range(0, count, BLOCK):
-        places = _places(start, BLOCK, VECTORS)
-        new = _load(weights, places, count, VECTORS).to(tl.float32)
-        update = new - _load(snapshots, places, count, VECTORS).to(tl.float32)
-        is_finite = _finite(new, places, count)
+        offsets = _offsets(start, BLOCK, VECTORS)
+        new = _load(weights, offsets, count, VECTORS).to(tl.float32)
+        update = new - _load(snapshots, offsets, count, VECTORS).to(tl.float32)
+        is_finite = _finite(new, offsets, count)
         low = tl.minimum(low, tl.where(is_finite, new, float("inf")))
         high = tl.maximum(high, tl.where(is_finite, new, float("-inf")))
-        is_finite = _finite(update, places, count)
+        is_finite = _finite(update, offsets, count)
         update_low = tl.minimum(update_low, tl.where(is_finite, update, float("inf")))
         update_high = tl.maximum(update_high, tl.where(is_finite, update, float("-inf")))
     return low, high, update_low, update_high
@@ -153,10 +153,10 @@ def limit_layers(limits, firsts, ranges, BLOCK: tl.constexpr):
     lows = tl.full([BLOCK], float("inf"), tl.float32)
     highs = tl.full([BLOCK], float("-inf"), tl.float32)
     for start in range(tl.load(firsts + layer), stop, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        row = limits + 2 * kind * chunks + places
-        lows = tl.minimum(lows, tl.load(row, mask=places < stop, other=float("inf")))
-        highs = tl.maximum(highs, tl.load(row + chunks, mask=places < stop, other=float("-inf")))
+        offsets = start + tl.arange(0, BLOCK)
+        row = limits + 2 * kind * chunks + offsets
+        lows = tl.minimum(lows, tl.load(row, mask=offsets < stop, other=float("inf")))
+        highs = tl.maximum(highs, tl.load(row + chunks, mask=offsets < stop, other=float("-inf")))
     low, high = tl.min(lows, 0), tl.max(highs, 0)
     target = ranges + 2 * (kind * layers + layer)
     tl.store(target, tl.where(low <= high, low, 0.0))
@@ -167,16 +167,16 @@ def limit_layers(limits, firsts, ranges, BLOCK: tl.constexpr):
 def _bins_of(values, is_finite, low, high, BINS: tl.constexpr):
     """The bin of each value, by the rule of `reference._count`; 0 for what is not finite."""
     width = tl.where(high > low, high - low, 1.0)
-    # A power of two, so without rounding: Triton 3.2 divides denormal numbers as zeros.
+    # Triton 3.2 treats denormal numbers as zeros when it divides: scale by a power of two, which rounds nothing.
     scale = tl.where(width < 2.0**-60, 2.0**64, 1.0)
     above = (tl.where(is_finite, values, low) - low) * scale
-    places = tl.div_rn(above, tl.zeros_like(above) + width * scale) * BINS
-    return tl.minimum(tl.maximum(places.to(tl.int32), 0), BINS - 1)
+    bins = tl.div_rn(above, tl.zeros_like(above) + width * scale) * BINS
+    return tl.minimum(tl.maximum(bins.to(tl.int32), 0), BINS - 1)
 
 
 @triton.jit
 def _add_counts(counted, left_out, counts, BINS: tl.constexpr, SLOTS: tl.constexpr):
-    # What is left out was put into the first bin: a histogram under a mask came with Triton 3.3.
+    # Values that are left out were counted in the first bin, because a masked histogram needs Triton 3.3.
     slots = tl.arange(0, SLOTS)
     counted = (counted - tl.where(slots == 0, left_out, 0)).to(tl.int64)
     tl.atomic_add(counts + slots, counted, mask=(slots < BINS) & (counted != 0), sem="relaxed")
@@ -203,11 +203,11 @@ def _count_chunk(
     # Left-out weights in the lower 16 bits, left-out updates in the upper.
     left_out = tl.zeros([BLOCK], tl.int32)
     for start in range(0, count, BLOCK):
-        places = _places(start, BLOCK, VECTORS)
-        new = _load(weights, places, count, VECTORS).to(tl.float32)
-        update = new - _load(snapshots, places, count, VECTORS).to(tl.float32)
-        is_finite = _finite(new, places, count)
-        update_is_finite = _finite(update, places, count)
+        offsets = _offsets(start, BLOCK, VECTORS)
+        new = _load(weights, offsets, count, VECTORS).to(tl.float32)
+        update = new - _load(snapshots, offsets, count, VECTORS).to(tl.float32)
+        is_finite = _finite(new, offsets, count)
+        update_is_finite = _finite(update, offsets, count)
         counted += tl.histogram(_bins_of(new, is_finite, low, high, BINS), SLOTS)
         update_counted += tl.histogram(_bins_of(update, update_is_finite, update_low, update_high, BINS), SLOTS)
         left_out += tl.where(is_finite, 0, 1) + tl.where(update_is_finite, 0, 65536)
