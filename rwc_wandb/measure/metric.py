@@ -23,6 +23,12 @@ def relative_weight_change(new: Tensor, old: Tensor, *, dtype: torch.dtype = tor
 
     Raises:
         ValueError: when the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> old, new = torch.tensor([1.0, -3.0]), torch.tensor([1.5, -3.5])
+        >>> relative_weight_change(new, old).item()  # (0.5 + 0.5) / (1 + 3)
+        0.25
     """
     new, old = _checked(new, old, dtype)
     change = (new - old).abs().sum()
@@ -34,6 +40,12 @@ def elementwise_relative_weight_change(new: Tensor, old: Tensor, *, dtype: torch
 
     This is what the paper's authors plotted (their code, not eq. 1): it spikes where an old weight is close to zero.
     Arguments, result and errors as in `relative_weight_change`.
+
+    Example:
+        >>> import torch
+        >>> old, new = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([1.5, -3.0, 4.0])
+        >>> elementwise_relative_weight_change(new, old).item()  # (0.5 / 1 + 1 / 2) / 2: the third has no ratio
+        0.5
     """
     new, old = _checked(new, old, dtype)
     change = (new - old).abs()

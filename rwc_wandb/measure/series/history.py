@@ -32,6 +32,20 @@ class History:
         stages: the stage of each layer.
         sizes: the number of weights in each layer.
         steps_per_epoch: where it is known, charts show epochs; None otherwise.
+
+    Example:
+        >>> import numpy as np
+        >>> history = History(layers=["conv1", "fc"], stages=["early", "later"], sizes=[864, 5120])
+        >>> values = np.array([[0.5, 0.25], [0.125, 0.0625]])
+        >>> history.append(steps=[1, 2], rwc=values, rwc_elementwise=values)
+        >>> history.steps, history.rwc.shape
+        (array([1, 2]), (2, 2))
+        >>> history.rwc[:, history.layers.index("fc")]
+        array([0.25  , 0.0625], dtype=float32)
+
+        >>> history.save("rwc.safetensors")
+        >>> History.load("rwc.safetensors").layers
+        ['conv1', 'fc']
     """
 
     def __init__(
@@ -42,7 +56,7 @@ class History:
         self.sizes = list(sizes)
         self.steps_per_epoch = steps_per_epoch
         self._length = 0
-        # Twice the room whenever it runs out: appending costs the same however long the series is.
+        # Arrays double when they are full, so that an append costs the same however long the series is.
         self._steps = np.empty(64, np.int64)
         self._rwc = np.empty((64, len(self.layers)), np.float32)
         self._rwc_elementwise = np.empty((64, len(self.layers)), np.float32)
@@ -74,7 +88,7 @@ class History:
             self._rwc = _grown(self._rwc, rows)
             self._rwc_elementwise = _grown(self._rwc_elementwise, rows)
         self._steps[start : self._length] = steps
-        # A rate above 3.4e38 becomes inf, which is what it is.
+        # A rate above float32's largest number, 3.4e38, is stored as inf.
         with np.errstate(over="ignore"):
             self._rwc[start : self._length] = rwc
             self._rwc_elementwise[start : self._length] = rwc_elementwise
@@ -82,16 +96,16 @@ class History:
     def stage_means(self, values: NDArray[np.floating]) -> tuple[list[str], NDArray[np.float64]]:
         """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S].
 
-        A layer that is NaN is left out; where all are, so is the mean.
+        Layers that are NaN do not count in the mean; where all of a stage are NaN, the mean is NaN.
         """
         names = list(dict.fromkeys(self.stages))
         stages = np.array(self.stages)
         return names, np.stack([mean_of_known(values[..., stages == name], axis=-1) for name in names], axis=-1)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: `steps`, `rwc`, `rwc_elementwise`; all else in the metadata (JSON).
+        """Write a safetensors file: `steps`, `rwc` and `rwc_elementwise`; the other attributes as JSON in its metadata.
 
-        The file appears whole or not at all. It takes 8 T + 8 T L bytes, and the metadata.
+        The file appears whole or not at all. It takes 8 T + 8 T L bytes for T measurements of L layers, and its metadata.
 
         Raises:
             OSError: it cannot be written.
@@ -120,7 +134,7 @@ class History:
                     raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
                 found = {key: json.loads(metadata[key]) for key in _METADATA}
                 series = {key: file.get_tensor(key) for key in _SERIES}
-        # What safetensors raises has no common base, nor has what JSON by others leads to.
+        # safetensors' errors have no common base, and JSON that another program wrote can raise any of the others.
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HistoryError):
                 raise
@@ -133,7 +147,7 @@ class History:
 
 
 def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
-    """What is wrong with the content of a history file; "" if nothing is."""
+    """What is wrong with the content of a history file; "" where it is right."""
     for key, kind in (("layers", str), ("stages", str), ("sizes", int)):
         values = found[key]
         if not isinstance(values, list) or not all(type(value) is kind for value in values):
@@ -155,7 +169,7 @@ def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
 
 
 def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:
-    """The mean along `axis` of what is not NaN; NaN where nothing is left."""
+    """The mean along `axis` of what is not NaN; NaN where all values are NaN."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis, dtype=np.float64)
     return np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
