@@ -21,7 +21,7 @@ from rwc_wandb import Monitor, watch
 if TYPE_CHECKING:
     from wandb import Run
 
-    from rwc_wandb.log.opening import LateRun
+    from rwc_wandb.log.late_run import LateRun
 
 
 def say(line: str) -> None:
@@ -134,7 +134,7 @@ class Finder:
             return active
         if self._late is None or (self._late.run is not None and not self._late.is_ours):
             # Not above: wandb comes with it, and a script may have no use for it in this process.
-            from rwc_wandb.log.opening import LateRun
+            from rwc_wandb.log.late_run import LateRun
 
             self._late = LateRun(say)
         return self._late

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import wandb
 
-from rwc_wandb.log.opening import LateRun
+from rwc_wandb.log.late_run import LateRun
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import charts
 from rwc_wandb.view.series import series

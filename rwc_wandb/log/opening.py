@@ -1,14 +1,12 @@
-"""Opening and ending a W&B run: never a prompt, never a crash, never a wait for ever; and one that is decided later."""
+"""Opening and ending a W&B run: never a prompt, never a crash, never a wait for ever."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import wandb
@@ -86,62 +84,10 @@ def finish_run(run: Run, exit_code: int | None = None) -> str:
 
 @contextmanager
 def _without_terminal() -> Iterator[None]:
-    """W&B asks for a key only where somebody sits at a terminal: let nobody sit there."""
+    """W&B asks for an API key only where stdin is a terminal: within this block it is not."""
     stdin = sys.stdin
     with open(os.devnull) as sys.stdin:
         try:
             yield
         finally:
             sys.stdin = stdin
-
-
-class LateRun:
-    """Stands for a W&B run that is not there yet, as `watch(run=...)`.
-
-    It is decided when something is to be logged, at the latest: the active run, else one of our own, which does not
-    become `wandb.run`, so that a later `wandb.init` of the user's is not disturbed. Until then only axes are noted.
-
-    Args:
-        say: gets the line that tells where a run of our own is.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._axes: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._teardown_hooks: list[Any] = []
-        self.run: Run | None = None
-        self.is_ours = False
-        self.settings = SimpleNamespace(mode=None)
-
-    def settle(self) -> Run:
-        """Take the active run, or open one."""
-        if self.run is None:
-            if wandb.run is not None:
-                self.run = wandb.run
-            else:
-                self.run, line = open_run(reinit="create_new")
-                self.is_ours = True
-                # Else a later `wandb.init` of the user's would return ours.
-                forget = getattr(getattr(self.run, "_wl", None), "remove_active_run", None)
-                if forget is not None:
-                    forget(self.run)
-                self._say(line)
-            for words, options in self._axes:
-                self.run.define_metric(*words, **options)
-            getattr(self.run, "_teardown_hooks", []).extend(self._teardown_hooks)
-            for hook in self._teardown_hooks:
-                # Before the interpreter ends W&B's client does, which came to life after this was registered.
-                atexit.unregister(hook.call)
-                atexit.register(hook.call)
-        return self.run
-
-    def define_metric(self, *words: Any, **options: Any) -> None:
-        if self.run is None:
-            self._axes.append((words, options))
-        else:
-            self.run.define_metric(*words, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.settle(), name)
