@@ -1,5 +1,9 @@
 """How much does each layer of a network learn? Relative Weight Change, step by step, in Weights & Biases."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from rwc_wandb._version import __version__
 from rwc_wandb.dropin import watch
 from rwc_wandb.errors import UserError
@@ -21,3 +25,13 @@ __all__ = [
     "relative_weight_change",
     "watch",
 ]
+
+
+def _shown_in_a_notebook(shown: History | Monitor, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    from rwc_wandb.view.notebook import mime_bundle
+
+    return mime_bundle(repr(shown), shown if isinstance(shown, History) else shown.history)
+
+
+# Measuring knows nothing of pictures; the room that draws them is imported when a notebook asks for the first one.
+History._repr_mimebundle_ = Monitor._repr_mimebundle_ = _shown_in_a_notebook

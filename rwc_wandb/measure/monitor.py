@@ -47,6 +47,9 @@ class Monitor:
         closed: whether it has ended, or never measured on this rank.
     """
 
+    _repr_mimebundle_: Callable[..., dict[str, Any]]
+    """What notebooks show: the chart of `history`."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -83,6 +86,10 @@ class Monitor:
         self._hooks = [optimizer.register_step_post_hook(self._after_other_step) for optimizer in optimizers[:-1]]
         self._hooks += [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
         self._hooks += watch_loading(model, self.layers, self._note_loading)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"Monitor({len(self.layers)} layers, step {self.step}, {len(self.history)} measurements, {state})"
 
     @property
     def history(self) -> History:

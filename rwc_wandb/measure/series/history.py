@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from safetensors.numpy import save_file
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import whole_file
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMAT = "rwc_wandb.history.1"
 _METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
@@ -48,6 +51,9 @@ class History:
         ['conv1', 'fc']
     """
 
+    _repr_mimebundle_: Callable[..., dict[str, Any]]
+    """What notebooks show; the package sets it, since charts are drawn above this room."""
+
     def __init__(
         self, layers: Sequence[str], stages: Sequence[str], sizes: Sequence[int], steps_per_epoch: int | None = None
     ) -> None:
@@ -78,6 +84,36 @@ class History:
 
     def __len__(self) -> int:
         return self._length
+
+    def __repr__(self) -> str:
+        span = f", steps {self.steps[0]} to {self.steps[-1]}" if len(self) else ""
+        return f"History({len(self.layers)} layers, {len(self)} measurements{span})"
+
+    def to_pandas(self) -> DataFrame:
+        """A pandas data frame with a row for every layer at every measurement, T L rows in all.
+
+        Its columns are `step` (int64), `layer`, `stage` (categories in forward order), `rwc` and
+        `rwc_elementwise` (float32, NaN and inf as they were measured).
+
+        Raises:
+            ModuleNotFoundError: pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ModuleNotFoundError(
+                "history.to_pandas() needs pandas: pip install pandas. Without it, history.steps and history.rwc are "
+                "NumPy arrays.",
+                name="pandas",
+            ) from None
+        words = {"layer": self.layers, "stage": self.stages}
+        columns: dict[str, Any] = {"step": np.repeat(self.steps, len(self.layers))}
+        for name, of_layers in words.items():
+            names = list(dict.fromkeys(of_layers))
+            codes = np.tile([names.index(word) for word in of_layers], len(self)).astype(np.int64)
+            columns[name] = pandas.Categorical.from_codes(codes, names)
+        columns |= {"rwc": self.rwc.ravel(), "rwc_elementwise": self.rwc_elementwise.ravel()}
+        return pandas.DataFrame(columns)
 
     def append(self, steps: Sequence[int], rwc: NDArray[np.floating], rwc_elementwise: NDArray[np.floating]) -> None:
         """Add measurements: `steps` [n], `rwc` and `rwc_elementwise` [n, L]."""
