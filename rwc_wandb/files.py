@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from rwc_wandb.errors import UserError
 
 
 @contextlib.contextmanager
@@ -18,3 +21,29 @@ def whole_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_folders(path: Path) -> Iterator[None]:
+    """After a failure, of `path` and the folders above it those that are new and empty are taken away again."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def unwritable(output: str, path: Path, error: OSError) -> UserError:
+    """The sentence for a `path` below `--output` that the disk or its owner refuses."""
+    return UserError(f"--output {output}: {path} cannot be written ({error.strerror or error}); name another.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write the file so that a kill at any moment leaves the old content or the new."""
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

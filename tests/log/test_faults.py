@@ -25,7 +25,7 @@ from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
 from rwc_wandb.log.opening import SECONDS_TO_FINISH, finish_run, open_run
-from rwc_wandb.study.train import loop as train
+from rwc_wandb.study.train import loop
 
 FAULTS = ["down", "hang", "close", "500", "429"]
 SLOW = bool(os.environ.get("RWC_SLOW"))
@@ -111,7 +111,7 @@ def test_a_users_training_loses_nothing(fault: str, standin: StandIn) -> None:
 def test_the_study_loses_nothing(
     fault: str, moment: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say_epoch = train.say_epoch
+    say_epoch = loop.say_epoch
 
     def say_and_spoil(*words: Any) -> None:
         say_epoch(*words)
@@ -120,7 +120,7 @@ def test_the_study_loses_nothing(
     if moment == "start":
         spoil(standin, fault)
     else:
-        monkeypatch.setattr(train, "say_epoch", say_and_spoil)
+        monkeypatch.setattr(loop, "say_epoch", say_and_spoil)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         begun = time.monotonic()

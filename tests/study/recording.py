@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rwc_wandb import cli
-from rwc_wandb.study.train import loop as train
+from rwc_wandb.study.train import loop
 from rwc_wandb.study.train.learner import Learner
 
 
@@ -23,7 +23,7 @@ def main(folder: Path, words: list[str]) -> int:
             torch.save(learner.accelerator.unwrap_model(learner.model).state_dict(), folder / f"{saved}.pt")
         saved += 1
 
-    build, evaluate = train.build, train.evaluate
+    build, evaluate = loop.build, loop.evaluate
 
     def recording_build(*arguments: Any) -> Learner:
         learner = build(*arguments)
@@ -34,7 +34,7 @@ def main(folder: Path, words: list[str]) -> int:
         save(learner)
         return evaluate(learner)
 
-    train.build, train.evaluate = recording_build, recording_evaluate
+    loop.build, loop.evaluate = recording_build, recording_evaluate
     return cli.main(words)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from rwc_wandb import History, MonitoringStopped, watch
 from rwc_wandb.cli import main
-from rwc_wandb.study.train import loop as train
+from rwc_wandb.study.train import loop
 from rwc_wandb.study.train.output import read_result
 
 MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24", "--limit-train", "64", "--limit-test", "40"]
@@ -65,13 +65,13 @@ def fill(disk: Path) -> Path:
 def final_weights(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """The weights that each run of the study ends with."""
     kept: list[dict[str, torch.Tensor]] = []
-    finish = train.finish
+    finish = loop.finish
 
-    def keep_and_finish(session: train.Session, *words: Any) -> None:
+    def keep_and_finish(session: loop.Session, *words: Any) -> None:
         kept.append({name: tensor.clone() for name, tensor in session.learner.model.state_dict().items()})
         finish(session, *words)
 
-    monkeypatch.setattr(train, "finish", keep_and_finish)
+    monkeypatch.setattr(loop, "finish", keep_and_finish)
     return kept
 
 
@@ -88,7 +88,7 @@ def test_a_disk_that_gets_full_ends_no_training_and_resume_adds_what_is_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([*WORDS, "--output", str(tmp_path / "undisturbed")]) == 0
-    say_epoch = train.say_epoch
+    say_epoch = loop.say_epoch
 
     def say_and_fill(*words: Any) -> None:
         say_epoch(*words)
@@ -96,7 +96,7 @@ def test_a_disk_that_gets_full_ends_no_training_and_resume_adds_what_is_missing(
 
     assert "cannot be written" not in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(train, "say_epoch", say_and_fill)
+        patch.setattr(loop, "say_epoch", say_and_fill)
         with pytest.warns(UserWarning, match="No space left on device") as warned:
             assert main([*WORDS, "--output", str(disk / "runs")]) == 1
     said = capsys.readouterr().out

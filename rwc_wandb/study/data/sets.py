@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.study.folders import new_folders
+from rwc_wandb.files import new_folders
 
 
 @dataclass(frozen=True)

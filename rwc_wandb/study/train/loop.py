@@ -11,25 +11,26 @@ from rich.console import Console
 
 import rwc_wandb
 from rwc_wandb.errors import UserError
+from rwc_wandb.files import new_folders
 from rwc_wandb.log.opening import finish_run
-from rwc_wandb.study.folders import new_folders
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train.checkpoint import Checkpoints
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.epoch import evaluate, train_epoch
 from rwc_wandb.study.train.learner import build
-from rwc_wandb.study.train.losses import Losses
 from rwc_wandb.study.train.output import (
     METRICS_FILE,
     RESULT_FILE,
+    WriteFailures,
     append_metrics,
     folder_to_resume,
     make_folder,
     print_layers,
+    progress_bar,
     read_result,
+    say_epoch,
     write_result,
 )
-from rwc_wandb.study.train.progress import progress_bar, say_epoch
 from rwc_wandb.study.train.session import Session, start_of
 from rwc_wandb.study.train.signals import StopSignals
 from rwc_wandb.study.train.tracking import open_training_run
@@ -88,7 +89,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         rows="attached" if config.rwc_every == "epoch" else "own",
     )
     monitor.history.steps_per_epoch = steps_per_epoch
-    session = Session(learner, monitor, start_of(1, learner), 0, 0.0, console, Losses(console), folder, run)
+    session = Session(learner, monitor, start_of(1, learner), 0, 0.0, console, WriteFailures(console), folder, run)
     state = Checkpoints(started).latest() if started else None
     if state is not None:
         session.load(state)
@@ -104,7 +105,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     if run is not None and folder is not None:
         finish(session, folder, run, metrics)
     _leave(session)
-    return 1 if session.losses.missing else 0
+    return 1 if session.failures.missing else 0
 
 
 def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | None:
@@ -155,9 +156,9 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
             if session.run is not None and folder is not None:
                 session.monitor.flush()
                 session.unwritten.append({"epoch": epoch} | metrics)
-                with session.losses.of("W&B's row"):
+                with session.failures.of("W&B's row"):
                     session.run.log({"epoch": epoch} | metrics)
-                with session.losses.of(METRICS_FILE):
+                with session.failures.of(METRICS_FILE):
                     append_metrics(folder, session.unwritten)
                     session.unwritten.clear()
                 say_epoch(session.console, progress, config, epoch, metrics)
@@ -171,37 +172,37 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
 
 def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) -> None:
     """What a run leaves: the series, the charts, the closing table and, as its very last act, the result."""
-    monitor, config, losses = session.monitor, session.learner.config, session.losses
+    monitor, config, failures = session.monitor, session.learner.config, session.failures
     monitor.close()
-    with losses.of("W&B's summary"):
+    with failures.of("W&B's summary"):
         run.summary.update({"test/best_accuracy": session.best, "test/last_accuracy": metrics["test/accuracy"]})
-    with losses.of("rwc.safetensors"):
+    with failures.of("rwc.safetensors"):
         monitor.history.save(folder / "rwc.safetensors")
     _finish_run(session)
     if len(monitor.history):
-        with losses.of("rwc.html and rwc.png"):
+        with failures.of("rwc.html and rwc.png"):
             write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
     print_layers(session.console, monitor.history)
-    losses.say(f"Best test accuracy {session.best:.2%}. Look at {folder / 'rwc.html'}")
-    if losses.missing:
+    failures.say(f"Best test accuracy {session.best:.2%}. Look at {folder / 'rwc.html'}")
+    if failures.missing:
         # Without a result the run counts as unfinished.
-        lacks = f"{folder} lacks {', '.join(losses.missing)}"
-        losses.say(f"{lacks}: make room there, and the same command with --resume writes it.")
+        lacks = f"{folder} lacks {', '.join(failures.missing)}"
+        failures.say(f"{lacks}: make room there, and the same command with --resume writes it.")
         return
     result = {
         "epochs": session.place.epoch - 1,
         "best_test_accuracy": session.best,
         "last_test_accuracy": metrics["test/accuracy"],
     }
-    with losses.of(RESULT_FILE):
+    with failures.of(RESULT_FILE):
         write_result(folder, result)
         Checkpoints(folder).remove()
 
 
 def _finish_run(session: Session) -> None:
-    with session.losses.of("W&B's files"):
+    with session.failures.of("W&B's files"):
         if session.run is not None and (line := finish_run(session.run)):
-            session.losses.say(line)
+            session.failures.say(line)
 
 
 def _leave(session: Session) -> None:

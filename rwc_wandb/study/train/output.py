@@ -1,4 +1,4 @@
-"""What a run leaves in its folder and in the terminal."""
+"""What a run writes: the files of its folder, which of them failed, and what the terminal shows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import errno
 import io
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
-from rwc_wandb.study.folders import new_folders, unwritable, write_whole
+from rwc_wandb.files import new_folders, unwritable, write_whole
 from rwc_wandb.study.train.config import TrainConfig
 
 RESULT_FILE = "result.yaml"
@@ -32,7 +34,7 @@ def make_folder(config: TrainConfig) -> Path:
         UserError: it cannot be written.
     """
     wanted = config.run_folder
-    # Filled elsewhere, then renamed: whoever is killed in between leaves no folder that cannot be resumed.
+    # Filled under another name, then renamed: a process that is killed in between leaves no folder that cannot resume.
     fresh = wanted.with_name(f".{secrets.token_hex(8)}")
     try:
         with new_folders(fresh):
@@ -80,7 +82,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """What a run reached: `epochs`, `best_test_accuracy`, `last_test_accuracy`; None if it has not finished.
 
     Raises:
-        UserError: somebody else has written the file.
+        UserError: the file is not what `write_result` writes.
     """
     path = folder / RESULT_FILE
     if not path.is_file():
@@ -92,7 +94,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that a run wrote. Raises: UserError, when somebody else did."""
+    """A YAML file that a run wrote. Raises: UserError, when it cannot be read or holds no mapping."""
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -120,6 +122,61 @@ def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows([*kept, *rows])
     write_whole(path, text.getvalue())
+
+
+class WriteFailures:
+    """Notes what a run cannot write: it is said once, and training goes on.
+
+    Attributes:
+        missing: what is not there: why. What was written at a later attempt is taken out.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.missing: dict[str, str] = {}
+        self._console = console
+        self._said: set[str] = set()
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """The block writes `what`. An error is noted, printed the first time, and not raised."""
+        try:
+            yield
+        except Exception as error:
+            self.missing[what] = str(getattr(error, "strerror", None) or error or type(error).__name__)
+            if what not in self._said:
+                self._said.add(what)
+                self.say(f"{what} cannot be written ({self.missing[what]}): training goes on without.")
+        else:
+            self.missing.pop(what, None)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def progress_bar(console: Console, is_main: bool) -> Progress:
+    """Steps done, loss and speed; drawn on the main process, in a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s"),
+        TimeRemainingColumn(),
+        console=console,
+        # `show` in the loop draws it: a thread that draws would take the interpreter from training.
+        auto_refresh=False,
+        disable=not (is_main and console.is_terminal),
+    )
+
+
+def say_epoch(console: Console, progress: Progress, config: TrainConfig, epoch: int, metrics: dict[str, float]) -> None:
+    """Print a line per epoch where there is no terminal for the bar."""
+    if progress.disable:
+        console.print(
+            f"epoch {epoch}/{config.epochs}  loss {metrics['train/loss']:.4f}  train {metrics['train/accuracy']:.2%}  "
+            f"test {metrics['test/accuracy']:.2%}  {metrics['images_per_second']:,.0f} images/s",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def print_layers(console: Console, history: History) -> None:

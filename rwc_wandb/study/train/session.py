@@ -12,7 +12,7 @@ from rich.console import Console
 import rwc_wandb
 from rwc_wandb.study.train.epoch import Place
 from rwc_wandb.study.train.learner import Learner
-from rwc_wandb.study.train.losses import Losses
+from rwc_wandb.study.train.output import WriteFailures
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -31,7 +31,7 @@ class Session:
     steps: int
     best: float
     console: Console
-    losses: Losses
+    failures: WriteFailures
     folder: Path | None
     run: Run | None
     unwritten: list[dict[str, float]] = field(default_factory=list)

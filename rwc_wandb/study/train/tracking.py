@@ -7,8 +7,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwc_wandb.files import unwritable, write_whole
 from rwc_wandb.log.opening import open_run
-from rwc_wandb.study.folders import unwritable, write_whole
 from rwc_wandb.study.train.config import TrainConfig
 
 if TYPE_CHECKING:
