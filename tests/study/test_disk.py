@@ -104,6 +104,8 @@ def test_a_disk_that_gets_full_ends_no_training_and_resume_adds_what_is_missing(
     assert said.count("metrics.csv cannot be written (No space left on device): training goes on without.") == 1
     assert f"{folder} lacks" in said.splitlines()[-1]
     assert "rwc.html and rwc.png" in said.splitlines()[-1]
+    assert "Best test accuracy" in said
+    assert "Look at" not in said
     assert sum("No checkpoint at step 4 " in str(warning.message) for warning in warned) == 1
     assert sum(warning.category is MonitoringStopped for warning in warned) == 1
     assert len(warned) == 2
@@ -115,6 +117,7 @@ def test_a_disk_that_gets_full_ends_no_training_and_resume_adds_what_is_missing(
 
     (disk / "ballast").unlink()
     assert main([*WORDS, "--output", str(disk / "runs")]) == 0
+    assert f"Look at {folder / 'rwc.html'}" in capsys.readouterr().out
     (whole,) = (tmp_path / "undisturbed").iterdir()
     assert metrics(folder) == metrics(whole)
     assert read_result(folder) == read_result(whole)

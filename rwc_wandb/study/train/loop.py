@@ -179,11 +179,13 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
     with failures.of("rwc.safetensors"):
         monitor.history.save(folder / "rwc.safetensors")
     _finish_run(session)
+    look = ""
     if len(monitor.history):
         with failures.of("rwc.html and rwc.png"):
             write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
+            look = f" Look at {folder / 'rwc.html'}"
     print_layers(session.console, monitor.history)
-    failures.say(f"Best test accuracy {session.best:.2%}. Look at {folder / 'rwc.html'}")
+    failures.say(f"Best test accuracy {session.best:.2%}.{look}")
     if failures.missing:
         # Without a result the run counts as unfinished.
         lacks = f"{folder} lacks {', '.join(failures.missing)}"
