@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rwc_wandb.errors import UserError
-
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -34,11 +32,6 @@ def new_folders(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def unwritable(output: str, path: Path, error: OSError) -> UserError:
-    """The sentence for a `path` below `--output` that the disk or its owner refuses."""
-    return UserError(f"--output {output}: {path} cannot be written ({error.strerror or error}); name another.")
 
 
 def write_whole(path: Path, text: str) -> None:

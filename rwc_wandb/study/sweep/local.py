@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rwc_wandb.files import new_folders, unwritable
+from rwc_wandb.files import new_folders
 from rwc_wandb.study.train.config import TrainConfig
-from rwc_wandb.study.train.output import RESULT_FILE, folder_to_resume, read_result
+from rwc_wandb.study.train.output import RESULT_FILE, folder_to_resume, read_result, unwritable
 
 LOGS = "logs"
 

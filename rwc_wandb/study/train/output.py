@@ -20,7 +20,7 @@ from rich.table import Table
 
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
-from rwc_wandb.files import new_folders, unwritable, write_whole
+from rwc_wandb.files import new_folders, write_whole
 from rwc_wandb.study.train.config import TrainConfig
 
 RESULT_FILE = "result.yaml"
@@ -122,6 +122,11 @@ def append_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows([*kept, *rows])
     write_whole(path, text.getvalue())
+
+
+def unwritable(output: str, path: Path, error: OSError) -> UserError:
+    """The sentence for a `path` below `--output` that the disk or its owner refuses."""
+    return UserError(f"--output {output}: {path} cannot be written ({error.strerror or error}); name another.")
 
 
 class WriteFailures:

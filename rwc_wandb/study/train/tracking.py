@@ -7,9 +7,10 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwc_wandb.files import unwritable, write_whole
+from rwc_wandb.files import write_whole
 from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.output import unwritable
 
 if TYPE_CHECKING:
     from wandb import Run
