@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from types import MethodType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from rwc_wandb.errors import UserError
-from rwc_wandb.measure.distributed.ranks import Ranks
-from rwc_wandb.measure.distributed.sharding import is_sharded
-from rwc_wandb.measure.layers import Layer, LayerChoice, Models, as_module, find_layers
+from rwc_wandb.measure.distributed.ranks import current_rank, join_ranks, world_size
+from rwc_wandb.measure.layers import LayerChoice, Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.measure.steps.optimizers import hooked_optimizers
 from rwc_wandb.options import check_options, refused
 
 if TYPE_CHECKING:
@@ -84,23 +80,23 @@ def watch(
         every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,
         rows=rows, alert_above=alert_above, alert_below=alert_below, share=share,
     )  # fmt: skip
-    optimizers = [_inner(one) for one in _listed(optimizer)]
+    optimizers = hooked_optimizers(optimizer)
     module = as_module(model)
     tracked = find_layers(module, layers, stages)
     ranks = None
-    if _world_size() > 1 and (share or any(is_sharded(module, layer.parameter) for layer in tracked)):
-        ranks = _all_ranks(tracked, share, every, log_every)
-        if histogram_every is not None and _rank() == 0:
+    if world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked)):
+        ranks = join_ranks(tracked, share, every, log_every)
+        if histogram_every is not None and current_rank() == 0:
             warnings.warn(
                 "rwc_wandb: no histograms where weights are sharded or measuring is shared; histogram_every=None "
                 "says that you know.",
                 stacklevel=2,
             )
         histogram_every = None
-    elif _rank() != 0:
+    elif current_rank() != 0:
         return Monitor(module, tracked, idle=True)
     consumer = None
-    if run is not False and _rank() == 0:
+    if run is not False and current_rank() == 0:
         from rwc_wandb.log.rows import RunRows
 
         active = _active_run(run)
@@ -125,65 +121,6 @@ def watch(
         # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
         atexit.register(monitor.close)
     return monitor
-
-
-def _listed(optimizer: Any) -> list[Any]:
-    if optimizer is None:
-        return []
-    if isinstance(optimizer, (list, tuple)) and not optimizer:
-        raise ValueError(
-            "optimizer=[]: it takes an optimizer, several, or None: you then call monitor.measure() yourself."
-        )
-    return list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's or Lightning's wrapper, which may imitate one but calls no hooks."""
-    wrapped = optimizer
-    while not isinstance(wrapped, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(wrapped):
-        if "DeepSpeed" in type(wrapped).__name__:
-            raise UserError(
-                "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
-                "watch(model) without it, and monitor.measure() after each step of the engine."
-            )
-        wrapped = getattr(wrapped, "optimizer", getattr(wrapped, "_optimizer", None))
-        if wrapped is None:
-            raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
-    _hook_step(wrapped)
-    return wrapped
-
-
-def _hook_step(optimizer: torch.optim.Optimizer) -> None:
-    """What torch does in an optimizer's `__init__`; timm's Lookahead leaves it out: its hooks would never be called."""
-    if not hasattr(type(optimizer).step, "hooked"):
-        optimizer._patch_step_function()
-    kept = vars(optimizer).get("step")
-    if kept is not None and hasattr(kept, "_wrapped_by_lr_sched") and not hasattr(kept, "hooked"):
-        # A scheduler of torch calls the step as it was before.
-        step = torch.optim.Optimizer.profile_hook_step(lambda _, *words, **options: kept(*words, **options))
-        vars(step).update(hooked=True, _wrapped_by_lr_sched=True)
-        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
-
-
-def _all_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int) -> Ranks:
-    if not torch.distributed.is_initialized():
-        raise UserError("share=True needs the ranks' process group: call watch after init_process_group.")
-    plan = repr([(layer.name, layer.shape) for layer in layers])
-    digest = hashlib.sha256(plan.encode()).hexdigest()[:8]
-    return Ranks(f"{len(layers)} layers ({digest}), share={share}, every={every}, log_every={log_every}")
-
-
-def _world_size() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _rank() -> int:
-    """The process's rank; from the launcher's environment where the process group is not there yet."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))
 
 
 def _active_run(run: Run | None) -> Run:

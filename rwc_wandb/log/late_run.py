@@ -50,7 +50,7 @@ class LateRun:
                 self.run.define_metric(*words, **options)
             getattr(self.run, "_teardown_hooks", []).extend(self._teardown_hooks)
             for hook in self._teardown_hooks:
-                # Exit handlers run last in, first out, and W&B has registered its own since: register again to run before it.
+                # Exit handlers run last in, first out, and W&B has registered one since: ours must run before it.
                 atexit.unregister(hook.call)
                 atexit.register(hook.call)
         return self.run

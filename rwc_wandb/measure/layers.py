@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwc_wandb.measure.distributed.sharding import checked_shape, flat_shards, is_measurable, settle
+from rwc_wandb.measure.distributed.sharding import Sharding, Spread, is_measurable
 
 LayerChoice = str | Callable[[str, Tensor], bool]
 """Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression
 searched for in the layer's name, or a callable of (name, parameter)."""
 
 Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
-"""What can be watched: a module, or several whose names start with the key or the place."""
+"""What can be watched: a module, or several, whose layers' names start with the key or the index."""
 
 Path = list[tuple[dict[str, Any], str, object]]
 
@@ -36,20 +36,25 @@ class Layer:
 
     Attributes:
         name: module path without wrapper prefixes; the parameter's own name is added unless it is `weight`.
-        depth: place in the order of registration, which is the forward order in nearly all model code; 0 first.
+        depth: index in the order of registration, which is the forward order in nearly all model code; 0 first.
         stage: the group of layers that it belongs to.
         parameter: the tensor itself; the rank's part of it, or a DTensor, where it is sharded.
-        shape: that of the whole tensor, however it is spread over ranks.
-        path: the ways to it, `(mapping, key, expected)`: while every mapping still holds what is expected, nobody has
-            replaced the parameter or a module above it.
+        path: the way to it, `(mapping, key, expected)`: while every mapping still holds what is expected, neither the
+            parameter nor a module above it has been replaced.
+        spread: how it is spread over ranks.
     """
 
     name: str
     depth: int
     stage: str
     parameter: Tensor
-    shape: tuple[int, ...]
     path: Path
+    spread: Spread
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole tensor, however it is spread over ranks."""
+        return self.spread.shape
 
     @property
     def size(self) -> int:
@@ -97,10 +102,9 @@ def find_layers(
         TypeError: `model` is not made of modules.
     """
     model = as_module(model)
-    settle(model)
+    sharding = Sharding(model)
     is_chosen = _selector(choice)
-    flat = flat_shards(model)
-    found: dict[int, tuple[str, Tensor, tuple[int, ...], Path]] = {}
+    found: dict[int, tuple[str, Tensor, Path, Spread]] = {}
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
@@ -108,10 +112,10 @@ def find_layers(
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
         if id(parameter) in found or not is_measurable(parameter):
             continue
-        shape = flat[id(parameter)].shape if id(parameter) in flat else checked_shape(name, parameter)
-        if not is_chosen(name, parameter, shape):
+        spread = sharding.spread(name, parameter)
+        if not is_chosen(name, parameter, spread.shape):
             continue
-        found[id(parameter)] = (name, parameter, shape, path)
+        found[id(parameter)] = (name, parameter, path, spread)
         taken.add(name)
     if not found:
         raise ValueError(
@@ -119,12 +123,12 @@ def find_layers(
             '"weights" (more than one dimension), "all", a regular expression or a callable.'
         )
     names = [name for name, *_ in found.values()]
-    places = [stages(name) for name in names] if stages else default_stages(names)
-    if odd := [place for place in places if not isinstance(place, str) or not place]:
+    labels = [stages(name) for name in names] if stages else default_stages(names)
+    if odd := [label for label in labels if not isinstance(label, str) or not label]:
         raise ValueError(f"stages says {odd[0]!r} for a layer: it takes a function that gives a text for each.")
     return [
-        Layer(name, depth, stage, parameter, shape, path)
-        for depth, (stage, (name, parameter, shape, path)) in enumerate(zip(places, found.values(), strict=True))
+        Layer(name, depth, stage, parameter, path, spread)
+        for depth, (stage, (name, parameter, path, spread)) in enumerate(zip(labels, found.values(), strict=True))
     ]
 
 

@@ -23,7 +23,7 @@ from rwc_wandb.measure.series.history import History
 from rwc_wandb.measure.series.state import pack, unpack
 from rwc_wandb.measure.steps.loading import watch_loading
 from rwc_wandb.measure.steps.skips import Skips
-from rwc_wandb.measure.tracked import Layout
+from rwc_wandb.measure.tracked import TrackedWeights
 
 
 class MonitoringStopped(UserWarning):
@@ -75,7 +75,7 @@ class Monitor:
         if idle:
             return
         self._ranks = ranks
-        self._layout = Layout(model, self.layers, log_every, ranks, share)
+        self._tracked = TrackedWeights(model, self.layers, log_every, ranks, share)
         self._readback = ReadBack(len(self.layers), ranks, self._take_in)
         self._histograms: HistogramsUnderway | None = None
         self._skips = Skips()
@@ -151,12 +151,12 @@ class Monitor:
         history, snapshots, counters = unpack(state, self.layers, self.history)
         if self._ranks is not None:
             self._ranks.meet("load_state_dict", f"at step {counters['step']}", self._ranks.start_timeout)
-        if self._layout.changed():
-            self._layout.follow()
+        if self._tracked.changed():
+            self._tracked.follow()
         # What was measured here before belongs to another series.
         self._readback, self._histograms = ReadBack(len(self.layers), self._ranks, self._take_in), None
         for index, snapshot in snapshots.items():
-            self._layout.restore(index, snapshot)
+            self._tracked.restore(index, snapshot)
         self._delivery.history = history
         self._delivery.rows_until, self._delivery.alerted = counters["rows_until"], counters["alerted"]
         self._skips = Skips(counters["calls"], list(counters["skips"]))
@@ -192,7 +192,7 @@ class Monitor:
             action()
         except Exception as error:
             if not self.closed:
-                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._layout.groups)]
+                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._tracked.groups)]
                 acts += [self._ranks.leave] if self._ranks is not None else []
                 for act in [*acts, self._delivery.hand_over_row, self._release, self._delivery.close]:
                     with contextlib.suppress(Exception):
@@ -210,19 +210,19 @@ class Monitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._layout.groups = []
+        self._tracked.groups = []
 
     @torch.no_grad()
     def _measure(self) -> None:
         self._receive()
-        if self._layout.changed():
-            self._follow_layout()
-        groups = self._layout.groups
+        if self._tracked.changed():
+            self._follow_weights()
+        groups = self._tracked.groups
         if self.histogram_every and self.step % self.histogram_every < self.every:
             self._histograms = HistogramsUnderway(self.step, groups, len(self.layers))
         for group in groups:
             group.measure(self._readback.slot)
-        jumped = self._jumped | self._layout.gone
+        jumped = self._jumped | self._tracked.gone
         self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped))
         self._skips, self._jumped, self._resumed = Skips(), set(), False
         self._in_row += 1
@@ -244,7 +244,7 @@ class Monitor:
         self._delivery.take_in(arrived)
 
     def _flush(self, name: str, ends_row: bool = True) -> None:
-        self._readback.finish(self._layout.groups, name, ends_row)
+        self._readback.finish(self._tracked.groups, name, ends_row)
         self._receive(wait=True)
         if ends_row:
             self._in_row = 0
@@ -263,17 +263,17 @@ class Monitor:
             "skips": torch.tensor([float(flag) for flag in self._skips.flags]),
             "jumped": sorted(self._jumped),
         }
-        snapshots = {} if self.closed else self._layout.whole_snapshots()
+        snapshots = {} if self.closed else self._tracked.whole_snapshots()
         return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}
 
     def _note_loading(self, indices: set[int]) -> None:
         if not self._resumed:
             self._jumped |= indices
 
-    def _follow_layout(self) -> None:
+    def _follow_weights(self) -> None:
         self._receive()
-        self._readback.leave(self._layout.groups)
-        jumped, changed = self._layout.follow()
+        self._readback.leave(self._tracked.groups)
+        jumped, changed = self._tracked.follow()
         self._jumped |= jumped
         if changed:
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.device.group import DeviceGroup, device_groups
 from rwc_wandb.measure.distributed.ranks import Ranks
-from rwc_wandb.measure.distributed.sharding import Piece, is_dtensor, is_sharded, pieces, settle
+from rwc_wandb.measure.distributed.sharding import Piece, pieces, settle
 from rwc_wandb.measure.layers import Layer, find_layers
 
 _local = operator.attrgetter("_local_tensor")
 """What `to_local` of a DTensor returns after a microsecond: too long for every layer at every step."""
 
 
-class Layout:
+class TrackedWeights:
     """The tensors behind the layers, this rank's pieces of them, and the groups that measure these.
 
     Attributes:
@@ -72,7 +72,7 @@ class Layout:
             if found.parameter is not layer.parameter or found.shape != layer.shape or reordered:
                 jumped.add(index)
             self.gone.discard(index)
-            layer.parameter, layer.shape, layer.path = found.parameter, found.shape, found.path
+            layer.parameter, layer.path, layer.spread = found.parameter, found.path, found.spread
         self._note()
         self.groups = self._new_groups()
         for index, snapshot in self.snapshots().items():
@@ -112,13 +112,11 @@ class Layout:
             snapshot.copy_(self._pieces[index].part_of(whole).reshape(snapshot.shape))
 
     def _new_groups(self) -> list[DeviceGroup]:
-        tensors = [layer.parameter for layer in self._layers]
+        if self._ranks is None and (sharded := [layer.name for layer in self._layers if layer.spread.is_sharded]):
+            raise UserError(f"{sharded[0]} was sharded after watch: call watch when the model is wrapped.")
         rank, size = (self._ranks.rank, self._ranks.size) if self._ranks else (0, 1)
-        if self._ranks is None:
-            for layer in self._layers:
-                if is_sharded(self._model, layer.parameter):
-                    raise UserError(f"{layer.name} was sharded after watch: call watch when the model is wrapped.")
-        self._pieces: list[Piece] = pieces(self._model, tensors, rank, size, self._share)
+        spread = [(layer.parameter, layer.spread) for layer in self._layers]
+        self._pieces: list[Piece] = pieces(spread, rank, size, self._share)
         return device_groups([piece.weight for piece in self._pieces], self._capacity)
 
     def _note(self) -> None:
@@ -128,11 +126,10 @@ class Layout:
         self._mappings = [mapping for mapping, _, _ in unique.values()]
         self._keys = [key for _, key, _ in unique.values()]
         self._expected = [expected for _, _, expected in unique.values()]
-        parameters = [layer.parameter for layer in self._layers]
-        self._plain = [parameter for parameter in parameters if not is_dtensor(parameter)]
-        self._dtensors = [parameter for parameter in parameters if is_dtensor(parameter)]
+        self._plain = [layer.parameter for layer in self._layers if not layer.spread.is_dtensor]
+        self._dtensors = [layer.parameter for layer in self._layers if layer.spread.is_dtensor]
         self._addresses = self._addresses_now()
-        self._strides = [parameter.stride() for parameter in parameters]
+        self._strides = [layer.parameter.stride() for layer in self._layers]
 
     def _addresses_now(self) -> list[int]:
         return list(map(torch.Tensor.data_ptr, chain(self._plain, map(_local, self._dtensors))))

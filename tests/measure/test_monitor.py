@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwc_wandb import MonitoringStopped, elementwise_relative_weight_change, watch
-from rwc_wandb.measure.tracked import Layout
+from rwc_wandb.measure.tracked import TrackedWeights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -164,10 +164,10 @@ def test_a_failure_ends_monitoring_but_not_training(monkeypatch: pytest.MonkeyPa
     monitor = watch(network, optimizer, run=False, log_every=100)
     step(optimizer, network)
 
-    def broken(_: Layout) -> bool:
+    def broken(_: TrackedWeights) -> bool:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(Layout, "changed", broken)
+    monkeypatch.setattr(TrackedWeights, "changed", broken)
     with pytest.warns(MonitoringStopped, match=r"step 2: RuntimeError: planted.*1 measurements"):
         step(optimizer, network)
     with warnings.catch_warnings():

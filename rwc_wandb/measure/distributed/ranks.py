@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import time
+from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as distributed
 from torch import Tensor
 
 from rwc_wandb.errors import UserError
 
+if TYPE_CHECKING:
+    from rwc_wandb.measure.layers import Layer
+
 _groups = count()
+
+
+def current_rank() -> int:
+    """The process's rank; from the launcher's environment where the process group is not there yet."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of ranks; from the launcher's environment where the process group is not there yet."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int) -> Ranks:
+    """Meet the other ranks, who must have the same layers and options.
+
+    Raises:
+        UserError: there is no process group; or as in `Ranks`.
+    """
+    if not distributed.is_initialized():
+        raise UserError("share=True needs the ranks' process group: call watch after init_process_group.")
+    plan = repr([(layer.name, layer.shape) for layer in layers])
+    digest = hashlib.sha256(plan.encode()).hexdigest()[:8]
+    return Ranks(f"{len(layers)} layers ({digest}), share={share}, every={every}, log_every={log_every}")
 
 
 class Ranks:
@@ -28,14 +61,14 @@ class Ranks:
     start_timeout = 60.0
     """Seconds that `watch` and `load_state_dict` wait for the other ranks."""
     close_timeout = 20.0
-    """Seconds that `flush`, `close` and `state_dict` wait: a rank that has failed shall not hold up the others' end."""
+    """Seconds that `flush`, `close` and `state_dict` wait: no longer, so that a failed rank does not hold up the others."""
     failed_timeout = 2.0
-    """The same on a rank that an exception ends, until whose end the launcher and the others know nothing of it."""
+    """The same on a rank that an exception ends: the launcher and the other ranks learn of it when its process ends."""
 
     def __init__(self, plan: str) -> None:
         self.rank = distributed.get_rank()
         self.size = distributed.get_world_size()
-        # A collective that somebody misses blocks, and a thread of it for long: the store is asked first.
+        # A collective that one rank misses blocks the others, and a thread of theirs for long: ask the store first.
         self._store = distributed.distributed_c10d._get_default_store()
         self._prefix = f"rwc_wandb/{next(_groups)}"
         self._meetings = count()
@@ -60,14 +93,14 @@ class Ranks:
             raise UserError(f"{name} finds that the process that joins the ranks has ended ({error}).") from error
 
     def _meet(self, name: str, value: str, timeout: float) -> None:
-        place = f"{self._prefix}/{next(self._meetings)}"
+        meeting = f"{self._prefix}/{next(self._meetings)}"
         deadline = time.monotonic() + timeout
-        self._store.set(f"{place}/here/{self.rank}", f"{name} {value}")
-        self._wait_for(f"{place}/here", name, deadline, timeout)
-        # Whoever comes after somebody's time-out finds the key of one who has left: a second round tells.
-        self._store.set(f"{place}/ready/{self.rank}", "")
-        self._wait_for(f"{place}/ready", name, deadline + timeout / 10, timeout)
-        others = [self._store.get(f"{place}/here/{rank}").decode() for rank in range(self.size)]
+        self._store.set(f"{meeting}/here/{self.rank}", f"{name} {value}")
+        self._wait_for(f"{meeting}/here", name, deadline, timeout)
+        # A rank that timed out has left its key behind, and a later rank would find it: a second round tells.
+        self._store.set(f"{meeting}/ready/{self.rank}", "")
+        self._wait_for(f"{meeting}/ready", name, deadline + timeout / 10, timeout)
+        others = [self._store.get(f"{meeting}/here/{rank}").decode() for rank in range(self.size)]
         for rank, other in enumerate(others):
             if other != f"{name} {value}":
                 raise UserError(
@@ -83,8 +116,8 @@ class Ranks:
         """Tell the others not to wait for this rank."""
         self._store.set(f"{self._prefix}/left", str(self.rank))
 
-    def _wait_for(self, place: str, name: str, deadline: float, timeout: float) -> None:
-        keys = [f"{place}/{rank}" for rank in range(self.size)]
+    def _wait_for(self, key: str, name: str, deadline: float, timeout: float) -> None:
+        keys = [f"{key}/{rank}" for rank in range(self.size)]
         pause = 0.001
         # Not `wait`: it would keep others of this process, NCCL's watchdog for one, from the store meanwhile.
         while not self._store.check(keys):
@@ -93,7 +126,7 @@ class Ranks:
                 raise UserError(f"{name} finds that rank {left} has stopped measuring: see what it said.")
             if time.monotonic() > deadline:
                 self.leave()
-                missing = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
+                missing = [str(rank) for rank, one in enumerate(keys) if not self._store.check([one])]
                 raise UserError(
                     f"{name} was not called on rank {', '.join(missing)} within {timeout:g} s: where weights are "
                     f"sharded or measuring is shared, call it on all {self.size} ranks."

@@ -50,28 +50,64 @@ class FlatShard:
     is_counted: bool
 
 
-def pieces(
-    model: nn.Module, tensors: Sequence[Tensor], rank: int = 0, size: int = 1, share: bool = False
-) -> list[Piece]:
-    """The part of each of the model's `tensors` that `rank` of `size` measures; of copies the first one counts.
+@dataclass(frozen=True)
+class Spread:
+    """How a parameter is spread over ranks.
+
+    Attributes:
+        shape: that of the whole parameter.
+        is_sharded: whether no rank has all of it.
+        is_dtensor: whether it is a DTensor (FSDP2, tensor parallel).
+        flat: where FSDP1 keeps it; None under anything else.
+    """
+
+    shape: tuple[int, ...]
+    is_sharded: bool
+    is_dtensor: bool
+    flat: FlatShard | None
+
+
+class Sharding:
+    """How a model's parameters are spread over ranks, asked once of the whole model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        settle(model)
+        self._flat = _flat_shards(model)
+
+    def spread(self, name: str, parameter: Tensor) -> Spread:
+        """How the parameter called `name` is spread.
+
+        Raises:
+            UserError: it has no values yet, or is spread in a way that cannot be measured.
+        """
+        flat = self._flat.get(id(parameter))
+        if flat is not None:
+            return Spread(flat.shape, flat.is_sharded, False, flat)
+        shape = _checked_shape(name, parameter)
+        if not _is_dtensor(parameter):
+            return Spread(shape, False, False, None)
+        placed = zip(parameter.placements, parameter.device_mesh.shape, strict=True)
+        is_sharded = any(not placement.is_replicate() and size > 1 for placement, size in placed)
+        return Spread(shape, is_sharded, True, None)
+
+
+def pieces(tensors: Sequence[tuple[Tensor, Spread]], rank: int = 0, size: int = 1, share: bool = False) -> list[Piece]:
+    """The part of each tensor that `rank` of `size` measures; of copies the first one counts.
 
     Args:
         share: whether tensors that every rank holds are divided among the ranks, in equal slices over all of them;
             otherwise rank 0 measures them.
     """
-    shards = flat_shards(model)
     found: list[Piece | None] = []
-    for tensor in tensors:
-        if id(tensor) in shards:
-            found.append(_flat_piece(tensor, shards[id(tensor)]))
-        elif is_dtensor(tensor):
-            found.append(_dtensor_piece(tensor))
+    for tensor, spread in tensors:
+        if spread.flat is not None:
+            found.append(_flat_piece(tensor, spread.flat))
         else:
-            found.append(None)
-    total = sum(tensor.numel() for tensor, piece in zip(tensors, found, strict=True) if piece is None)
+            found.append(_dtensor_piece(tensor) if _is_dtensor(tensor) else None)
+    total = sum(tensor.numel() for (tensor, _), piece in zip(tensors, found, strict=True) if piece is None)
     first, last = (total * rank // size, total * (rank + 1) // size) if share else (0, total if rank == 0 else 0)
     offset, complete = 0, []
-    for tensor, piece in zip(tensors, found, strict=True):
+    for (tensor, _), piece in zip(tensors, found, strict=True):
         if piece is None:
             piece = _slice(tensor.detach(), first - offset, last - offset)
             offset += tensor.numel()
@@ -79,27 +115,18 @@ def pieces(
     return complete
 
 
-def is_sharded(model: nn.Module, tensor: Tensor) -> bool:
-    """Whether no rank has all of the tensor."""
-    if is_dtensor(tensor):
-        sizes = tensor.device_mesh.shape
-        return any(not p.is_replicate() and size > 1 for p, size in zip(tensor.placements, sizes, strict=True))
-    shard = flat_shards(model).get(id(tensor))
-    return shard is not None and shard.is_sharded
-
-
-def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
-    # Importing it takes long; whoever has such a tensor has imported it.
+def _is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    # Importing it takes long; code that makes such a tensor has imported it.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def is_measurable(tensor: Tensor) -> bool:
     """Whether its elements are floating-point numbers in memory; not so integers and the quantised types of torchao."""
-    return tensor.is_floating_point() and (is_dtensor(tensor) or not is_traceable_wrapper_subclass(tensor))
+    return tensor.is_floating_point() and (_is_dtensor(tensor) or not is_traceable_wrapper_subclass(tensor))
 
 
-def checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+def _checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     """The shape of the whole tensor.
 
     Raises:
@@ -111,11 +138,11 @@ def checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
         raise UserError(f"{name} hides its layers: give FullyShardedDataParallel use_orig_params=True before watch.")
     if tensor.is_meta:
         raise UserError(f"{name} has no values yet (meta device): call watch after the weights are materialised.")
-    if not is_dtensor(tensor) and tensor.layout != torch.strided:
+    if not _is_dtensor(tensor) and tensor.layout != torch.strided:
         raise UserError(
             f"{name} is stored sparsely ({tensor.layout}), which watch cannot measure: choose other layers."
         )
-    if is_dtensor(tensor) and any(placement.is_partial() for placement in tensor.placements):
+    if _is_dtensor(tensor) and any(placement.is_partial() for placement in tensor.placements):
         raise UserError(
             f"{name} has a Partial placement, so no rank has its values: redistribute it to Shard or Replicate."
         )
@@ -131,7 +158,7 @@ def settle(model: nn.Module) -> None:
                 module.reshard()
 
 
-def flat_shards(model: nn.Module) -> dict[int, FlatShard]:
+def _flat_shards(model: nn.Module) -> dict[int, FlatShard]:
     """By the identity of the parameter: the original shapes that FSDP1 keeps, and the part that this rank has."""
     found = {}
     for module, flat_parameter in _flat_parameters(model):
