@@ -1,9 +1,15 @@
-"""What README.md says, tried: its snippets run and measure, and the tests that it names exist."""
+"""What README.md and the pages beside the code say, tried.
+
+Their snippets run and measure; the commands, files, tests and pages that they name exist.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,29 @@ from measure.processes import verdicts
 from standin import StandIn
 from torch import nn
 
+from rwc_wandb.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"(?:<!-- tested: (\w+) -->\n)?```python\n(.*?)```", README, re.DOTALL)
+PAGES = {
+    page: (ROOT / page).read_text()
+    for page in [
+        "README.md",
+        "CHANGELOG.md",
+        ".github/CONTRIBUTING.md",
+        "rwc_wandb/README.md",
+        "rwc_wandb/bench/README.md",
+        "rwc_wandb/integrations/README.md",
+        "rwc_wandb/log/README.md",
+        "rwc_wandb/study/README.md",
+        "sweeps/README.md",
+        "tests/README.md",
+    ]
+}
+PYTHON = [
+    found
+    for text in PAGES.values()
+    for found in re.findall(r"(?:<!-- tested: (\w+) -->\n)?```python\n(.*?)```", text, re.DOTALL)
+]
 SNIPPETS = {name: text for name, text in PYTHON if name}
 DEMO = PYTHON[0][1]
 
@@ -140,12 +166,66 @@ def test_fsdp2(tmp_path: Path) -> None:
     assert verdicts([fsdp2], 2, tmp_path) == {"fsdp2": ""}
 
 
-def test_the_tests_that_it_names_exist() -> None:
+def test_the_tests_that_they_name_exist() -> None:
     files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
-    table = README.split("| supported | shown by |")[1].split("\n\n")[0]
+    table = PAGES["tests/README.md"].split("| supported | shown by |")[1].split("\n\n")[0]
     file = ""
     named = re.findall(r"`(test_\w+\.py)?::(test_\w+)`", table)
     assert len(named) > 20
-    for path, test in named:
+    elsewhere = [found for page in PAGES.values() for found in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)]
+    for path, test in named + elsewhere:
         file = path or file
         assert f"def {test}(" in files[file], f"{file}::{test}"
+
+
+def test_every_snippet_is_tried() -> None:
+    untried = [text.splitlines()[0] for name, text in PYTHON if not name]
+    # The first has a test of its own, and so have the options of `watch`.
+    assert untried == ["import torch, wandb, rwc_wandb", "monitor = rwc_wandb.watch("]
+    assert all(f"test_{name}" in globals() for name in SNIPPETS)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        if link.startswith("https:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(slug, headings), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_pages_name_exist(page: str) -> None:
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    places = [(ROOT / page).parent, ROOT, ROOT / "rwc_wandb", ROOT / "tests"]
+    known = {path.name for path in ROOT.glob("*/**/*.py")}
+    for name in re.findall(r"(?<![\w./])((?:\w+/)+\w+\.py|(?:\w+/)*\w+\.py)(?![\w])", text):
+        assert name in known or name == "train.py" or any((place / name).exists() for place in places), name
+
+
+def commands() -> list[list[str]]:
+    """The words after `rwc-wandb` or `-m rwc_wandb` of every line in the pages that has one."""
+    blocks = [block for text in PAGES.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    calls = [call[1] for line in lines if (call := re.search(r"(?:rwc-wandb|-m rwc_wandb) (\w.*)", line.split("#")[0]))]
+    return [[word for word in shlex.split(call) if word != "..."] for call in calls]
+
+
+def test_the_commands_are_found() -> None:
+    assert {words[0] for words in commands()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_options_of_the_commands_exist(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    importlib.import_module(COMMANDS[words[0]][0]).add_arguments(parser)
+    parser.parse_args(words[1:])

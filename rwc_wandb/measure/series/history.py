@@ -141,7 +141,7 @@ class History:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `steps`, `rwc` and `rwc_elementwise`; the other attributes as JSON in its metadata.
 
-        The file appears whole or not at all. It takes 8 T + 8 T L bytes for T measurements of L layers, and its metadata.
+        The file appears whole or not at all. T measurements of L layers take 8 T + 8 T L bytes, besides the metadata.
 
         Raises:
             OSError: it cannot be written.
