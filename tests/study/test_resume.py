@@ -144,7 +144,7 @@ def test_killed_between_two_acts(when: str, name: str, count: int, undisturbed: 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-@pytest.mark.skipif(KILLS < 2, reason="thorough")
+@pytest.mark.skipif(KILLS < 2, reason="takes minutes; RWC_KILLS=2 or more runs it")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_two_processes(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed or asked to stop, all of them and their launcher, as a terminal or a scheduler does."""

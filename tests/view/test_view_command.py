@@ -47,7 +47,7 @@ def test_the_mean_of_several_runs_lands_here(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_file_with_hostile_names_does_nothing(tmp_path: Path) -> None:
+def test_in_a_browser_a_file_with_hostile_names_does_nothing(tmp_path: Path) -> None:
     hostile = "</script><script>document.title='hacked'</script><img src=x onerror=console.error(1)>"
     history = made_up()
     history.layers[0] = history.stages[0] = hostile

@@ -35,7 +35,7 @@ class Learner:
 
 
 LEAST_CHANNELS_LAST = 16
-"""The image side from which channels_last is faster on a CPU too; README.md has the times."""
+"""The image side from which channels_last is faster on a CPU too; bench/README.md has the times."""
 
 
 def build(config: TrainConfig) -> Learner:
