@@ -19,7 +19,7 @@ COMMANDS = {
     "figures": ("rwc_wandb.study.paper.figures", "draw the paper's figures from runs, and its table of accuracies"),
     "claims": ("rwc_wandb.study.paper.claims", "judge what the paper claims on runs"),
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
-    "charts": ("rwc_wandb.view.push", "register the custom charts in W&B"),
+    "charts": ("rwc_wandb.log.push", "register the custom charts in W&B"),
     "report": ("rwc_wandb.study.paper.report", "write a W&B report of a project"),
     "bench": ("rwc_wandb.bench.command", "time a measurement beside the floor that memory sets and what others do"),
 }

@@ -95,13 +95,11 @@ def watch(
         histogram_every = None
     elif current_rank() != 0:
         return Monitor(module, tracked, idle=True)
-    consumer = None
+    rows_of_run = None
     if run is not False and current_rank() == 0:
         from rwc_wandb.log.rows import RunRows
 
-        active = _active_run(run)
-        names, places = [layer.name for layer in tracked], [layer.stage for layer in tracked]
-        consumer = RunRows(active, names, places, prefix, rows, alert_above, alert_below)
+        rows_of_run = RunRows(_active_run(run), tracked, prefix, rows, alert_above, alert_below)
     monitor = Monitor(
         module,
         tracked,
@@ -109,14 +107,12 @@ def watch(
         every=every,
         log_every=log_every,
         histogram_every=histogram_every,
-        consumer=consumer,
+        delivery=rows_of_run,
         ranks=ranks,
         share=share and ranks is not None,
     )
-    if consumer is not None:
-        from rwc_wandb.log.ending import end_with
-
-        end_with(consumer.run, monitor, consumer)
+    if rows_of_run is not None:
+        rows_of_run.close_with_run(monitor)
     elif ranks is not None:
         # Rank 0 closes at the latest when its run ends, and needs the others' part of the last row.
         atexit.register(monitor.close)

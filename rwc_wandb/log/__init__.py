@@ -1,1 +1,1 @@
-"""Numbers in, W&B rows out. This is the only room that talks to a run."""
+"""Numbers in, W&B rows out: opens runs, logs to them what monitors measure, and pushes the charts' specs."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rwc_wandb.measure.consumer import Window
+from rwc_wandb.measure.delivery import Window
 from rwc_wandb.measure.series.history import mean_of_known
 
 if TYPE_CHECKING:

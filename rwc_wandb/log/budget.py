@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-from weakref import WeakKeyDictionary
 
 VALUES_PER_MINUTE = 100_000
 """W&B's advice per run; a tenth of it may be sent at once. A histogram is one value."""
@@ -27,11 +25,3 @@ class Budget:
             return False
         self._owed += values
         return True
-
-
-_BUDGETS: WeakKeyDictionary[Any, Budget] = WeakKeyDictionary()
-
-
-def budget_of(run: Any) -> Budget:
-    """The budget of a run, which all of its monitors share."""
-    return _BUDGETS.setdefault(run, Budget())

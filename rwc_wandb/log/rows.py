@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,24 +13,27 @@ from numpy.typing import NDArray
 
 from rwc_wandb.log import budget
 from rwc_wandb.log.alerts import Alerts
-from rwc_wandb.log.budget import budget_of
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
-from rwc_wandb.measure.consumer import Window
+from rwc_wandb.log.watched_run import watched
+from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.group import Histograms
-from rwc_wandb.measure.series.history import History, mean_of_known
+from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.series.history import file_of, mean_of_known
 
 if TYPE_CHECKING:
     from wandb import Run
 
+    from rwc_wandb.measure.monitor import Monitor
+
 RowMode = Literal["attached", "own"]
 MOST_PENDING = 1000
-"""Windows kept for a user who commits no rows, if they are not too many values for a minute; beyond it neighbours are
+"""Rows kept for a user who commits no rows, if they are not too many values for a minute; beyond it neighbours are
 merged."""
 
 
 @dataclass
-class Held:
+class LayerSums:
     """Measurements up to `step`: of each layer the sum and the number of those that are not NaN."""
 
     step: int
@@ -41,13 +44,13 @@ class Held:
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
 
 
-def _joined(windows: list[Held]) -> Held:
-    total = np.sum([window.total for window in windows], 0)
-    return Held(windows[-1].step, total, np.sum([window.count for window in windows], 0))
+def _joined(several: list[LayerSums]) -> LayerSums:
+    total = np.sum([sums.total for sums in several], 0)
+    return LayerSums(several[-1].step, total, np.sum([sums.count for sums in several], 0))
 
 
-class RunRows:
-    """A monitor's consumer that logs to `run`.
+class RunRows(Delivery):
+    """Logs a monitor's measurements to `run`.
 
     | key | meaning |
     |---|---|
@@ -66,50 +69,54 @@ class RunRows:
     def __init__(
         self,
         run: Run,
-        layers: list[str],
-        stages: list[str],
+        layers: Sequence[Layer],
         prefix: str = "rwc",
         rows: RowMode = "attached",
         alert_above: float | None = None,
         alert_below: float | None = None,
     ) -> None:
+        super().__init__(layers)
         self.run = run
         self.prefix = prefix
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
         self.rows: RowMode = "own" if run.settings.mode == "shared" else rows
-        self._alerts = Alerts(run, layers, alert_above, alert_below)
-        self._keys = [f"{prefix}/{slashed(name)}" for name in layers]
-        names = list(dict.fromkeys(stages))
-        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in names]
-        self._stage_indices = [[i for i, stage in enumerate(stages) if stage == name] for name in names]
+        names, stages = self.history.layers, self.history.stages
+        self._alerts = Alerts(run, names, alert_above, alert_below)
+        self._keys = [f"{prefix}/{slashed(name)}" for name in names]
+        distinct = list(dict.fromkeys(stages))
+        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in distinct]
+        self._stage_indices = [[i for i, stage in enumerate(stages) if stage == one] for one in distinct]
         histograms = "hist" if prefix == "rwc" else f"{prefix}_hist"
         self._histogram_keys = [
-            [f"{histograms}/{kind}/{slashed(name)}" for name in layers] for kind in ("weight", "update")
+            [f"{histograms}/{kind}/{slashed(name)}" for name in names] for kind in ("weight", "update")
         ]
-        self._unsent: list[Held] = []
-        """Windows that wait for the budget."""
-        self.pending: list[Held] = []
-        """Windows in the row that the user commits next, at step `_pending_step`."""
+        self._unsent: list[LayerSums] = []
+        """What waits for the budget."""
+        self.pending: list[LayerSums] = []
+        """What stands in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
         self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
-        self._budget = budget_of(run)
-        self.when_closed: Callable[[], None] = lambda: None
+        self._watched = watched(run)
         run.define_metric(f"{prefix}/step", hidden=True)
-        # W&B makes a panel for every key that is not hidden: 54 layers shall not be a wall of 54. The charts show them.
+        # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
         for group in (f"{prefix}_stage", histograms):
             run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
 
-    def row(self, window: Window) -> None:
+    def close_with_run(self, monitor: Monitor) -> None:
+        """Close the monitor when the run finishes, or else when the interpreter ends."""
+        self._watched.close_at_end(monitor, self)
+
+    def log_row(self, window: Window) -> None:
         known = ~np.isnan(window.rwc)
         total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
         self._alerts.look_at(window)
-        self._unsent.append(Held(int(window.steps[-1]), total, known.sum(0)))
-        if self._budget.allows(self._values_per_row):
+        self._unsent.append(LayerSums(int(window.steps[-1]), total, known.sum(0)))
+        if self._watched.budget.allows(self._values_per_row):
             self._send()
 
-    def histograms(self, histograms: Histograms) -> None:
-        if not self._budget.allows(2 * len(self._keys)):
+    def log_histograms(self, histograms: Histograms) -> None:
+        if not self._watched.budget.allows(2 * len(self._keys)):
             return
         row: dict[str, Any] = {f"{self.prefix}/step": histograms.step}
         for keys, counts, ranges in zip(self._histogram_keys, histograms.counts, histograms.ranges, strict=True):
@@ -118,23 +125,23 @@ class RunRows:
                 row[key] = wandb.Histogram(np_histogram=(count, edge))
         self.run.log(row, commit=self.rows == "own")
 
-    def nonfinite(self, layer: str, step: int, count: int) -> None:
+    def log_nonfinite(self, layer: str, step: int, count: int) -> None:
         self._alerts.nonfinite(layer, step, count)
 
-    def close(self, history: History) -> None:
-        self.when_closed()
+    def log_end(self) -> None:
+        self._watched.monitors.pop(self, None)
         if self.run.disabled:
             return
         if self._unsent:
             self._send()
-        self.run.summary.update(summary_of(history, self.prefix))
-        path = Path(self.run.dir) / f"{self.prefix}.safetensors"
-        history.save(path)
+        self.run.summary.update(summary_of(self.history, self.prefix))
+        path = Path(self.run.dir) / file_of(self.prefix)
+        self.history.save(path)
         self.run.save(path, base_path=self.run.dir, policy="now")
-        log_charts(self.run, history, self.prefix)
+        log_charts(self.run, self.history, self.prefix)
 
     def is_pending(self) -> bool:
-        """Whether several windows stand in one row that the user has not committed."""
+        """Whether several rows of ours stand in one that the user has not committed."""
         return len(self.pending) > 1 and self.run.step == self._pending_step
 
     def _send(self) -> None:
@@ -150,12 +157,12 @@ class RunRows:
             self.run.log(self.values(_joined(self.pending)), commit=False)
         self._unsent = []
 
-    def values(self, window: Held) -> dict[str, float]:
-        means = window.means()
+    def values(self, sums: LayerSums) -> dict[str, float]:
+        means = sums.means()
         values = dict(zip(self._keys, means.tolist(), strict=True))
         for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
             values[key] = float(mean_of_known(means[indices]))
-        values[f"{self.prefix}/step"] = window.step
+        values[f"{self.prefix}/step"] = sums.step
         return values
 
 

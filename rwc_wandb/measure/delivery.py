@@ -1,51 +1,80 @@
-"""Where measurements end: in the history, and in the rows of whoever takes them."""
+"""What becomes of measurements: all go into the history, and rows of them to a log."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rwc_wandb.measure.consumer import Consumer, Window
+from rwc_wandb.measure.device.group import Histograms
 from rwc_wandb.measure.device.readback import Arrived
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.history import History
 
 
+@dataclass
+class Window:
+    """The measurements since the last row.
+
+    Attributes:
+        steps: int64 [n], the optimizer steps.
+        rwc, rwc_elementwise: float32 [n, L].
+    """
+
+    steps: NDArray[np.int64]
+    rwc: NDArray[np.float32]
+    rwc_elementwise: NDArray[np.float32]
+
+
 class Delivery:
-    """Takes in what arrives.
+    """Keeps every measurement in `history`. A subclass logs them: it fills in the `log_...` methods, which do nothing
+    here.
 
     Attributes:
         history: every measurement so far.
         rows_until: how many of them have been in a row.
-        alerted: whether the consumer knows of a weight that is not finite.
+        alerted: whether `log_nonfinite` was called: it is once.
     """
 
-    def __init__(self, layers: Sequence[Layer], consumer: Consumer | None) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         names, stages = [layer.name for layer in layers], [layer.stage for layer in layers]
         self.history = History(names, stages, [layer.size for layer in layers])
         self.rows_until = 0
         self.alerted = False
-        self.consumer = consumer
+
+    def log_row(self, window: Window) -> None: ...
+    def log_histograms(self, histograms: Histograms) -> None: ...
+    def log_nonfinite(self, layer: str, step: int, count: int) -> None: ...
+    def log_end(self) -> None:
+        """Nothing comes after this."""
 
     def take_in(self, arrived: Arrived) -> None:
         rwc, rwc_elementwise = rates(arrived.statistics)
         self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy())
         nonfinite = arrived.statistics[..., Statistic.NONFINITE].numpy()
-        if self.consumer is not None and not self.alerted and nonfinite.any():
+        if not self.alerted and nonfinite.any():
             slot, index = np.argwhere(nonfinite)[0].tolist()
             self.alerted = True
-            self.consumer.nonfinite(self.history.layers[index], arrived.steps[slot], int(nonfinite[slot, index]))
+            self.log_nonfinite(self.history.layers[index], arrived.steps[slot], int(nonfinite[slot, index]))
         if arrived.ends_row:
-            self.hand_over_row()
+            self.end_row()
 
-    def hand_over_row(self) -> None:
+    def end_row(self) -> None:
+        """Log what has not been in a row yet."""
         since, self.rows_until = self.rows_until, len(self.history)
-        if self.consumer is not None and since < self.rows_until:
+        if since < self.rows_until:
             history = self.history
-            self.consumer.row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
+            self.log_row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
 
-    def close(self) -> None:
-        if self.consumer is not None:
-            self.consumer.close(self.history)
+    def counters(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside the history."""
+        return {"rows_until": self.rows_until, "alerted": self.alerted}
+
+    def resume(self, history: History, counters: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.history = history
+        self.rows_until, self.alerted = counters["rows_until"], counters["alerted"]

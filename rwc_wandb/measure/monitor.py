@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo
 
-from rwc_wandb.measure.consumer import Consumer
 from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.group import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
@@ -37,7 +36,8 @@ class Monitor:
         idle: never measure: this rank's weights are measured elsewhere.
         ranks: where weights are sharded or measuring is shared, the ranks that do it together.
         share: divide the measuring of what every rank holds among `ranks`.
-        model, layers, optimizers, every, log_every, histogram_every, consumer: as in `watch`, or what it makes of them.
+        model, layers, optimizers, every, log_every, histogram_every: as in `watch`, or what it makes of them.
+        delivery: takes the measurements; default: into `history`, and no log.
 
     Attributes:
         layers: the tracked layers, in forward order.
@@ -59,13 +59,13 @@ class Monitor:
         every: int = 1,
         log_every: int = 50,
         histogram_every: int | None = None,
-        consumer: Consumer | None = None,
+        delivery: Delivery | None = None,
         idle: bool = False,
         ranks: Ranks | None = None,
         share: bool = False,
     ) -> None:
         self.layers = list(layers)
-        self._delivery = Delivery(self.layers, consumer)
+        self._delivery = delivery or Delivery(self.layers)
         self.step = 0
         self.every = every
         self.log_every = log_every
@@ -122,7 +122,7 @@ class Monitor:
             self.guarded(partial(self._flush, "close"))
         if not self.closed:
             self._release()
-            self.guarded(self._delivery.close)
+            self.guarded(self._delivery.log_end)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
@@ -157,8 +157,7 @@ class Monitor:
         self._readback, self._histograms = ReadBack(len(self.layers), self._ranks, self._take_in), None
         for index, snapshot in snapshots.items():
             self._tracked.restore(index, snapshot)
-        self._delivery.history = history
-        self._delivery.rows_until, self._delivery.alerted = counters["rows_until"], counters["alerted"]
+        self._delivery.resume(history, counters)
         self._skips = Skips(counters["calls"], list(counters["skips"]))
         self.step, self._in_row = counters["step"], counters["in_row"]
         # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
@@ -194,7 +193,7 @@ class Monitor:
             if not self.closed:
                 acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._tracked.groups)]
                 acts += [self._ranks.leave] if self._ranks is not None else []
-                for act in [*acts, self._delivery.hand_over_row, self._release, self._delivery.close]:
+                for act in [*acts, self._delivery.end_row, self._release, self._delivery.log_end]:
                     with contextlib.suppress(Exception):
                         act()
             reason = f"{type(error).__name__}: {error}".rstrip(".")
@@ -236,8 +235,7 @@ class Monitor:
         self._readback.advance(wait)
         if self._histograms and (wait or self._histograms.arrived()):
             arrived, self._histograms = self._histograms, None
-            if self._delivery.consumer is not None:
-                self._delivery.consumer.histograms(arrived.joined())
+            self._delivery.log_histograms(arrived.joined())
 
     def _take_in(self, arrived: Arrived) -> None:
         self.step -= arrived.skipped
@@ -257,11 +255,10 @@ class Monitor:
         counters = {
             "step": self.step,
             "in_row": self._in_row,
-            "rows_until": self._delivery.rows_until,
-            "alerted": self._delivery.alerted,
             "calls": self._skips.calls,
             "skips": torch.tensor([float(flag) for flag in self._skips.flags]),
             "jumped": sorted(self._jumped),
+            **self._delivery.counters(),
         }
         snapshots = {} if self.closed else self._tracked.whole_snapshots()
         return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}

@@ -6,10 +6,8 @@ import argparse
 from pathlib import Path
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.series.history import History, HistoryError
+from rwc_wandb.measure.series.history import FILE, History, HistoryError
 from rwc_wandb.view.render import write_pictures
-
-FILE = "rwc.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

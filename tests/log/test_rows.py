@@ -158,7 +158,7 @@ def test_what_a_user_who_never_logs_gets_at_the_end_is_within_the_budget(
 ) -> None:
     monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 5 * 6)  # five rows
     training = Training(standin, log_every=1, histogram_every=None)
-    monkeypatch.setattr(training.monitor._delivery.consumer._budget, "allows", lambda values: True)
+    monkeypatch.setattr(training.monitor._delivery._watched.budget, "allows", lambda values: True)
     for _ in training.steps(12):
         pass
     server = training.finish()

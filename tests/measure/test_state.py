@@ -11,22 +11,19 @@ import torch
 from outsider import Recorder, model, step, weights
 from torch import nn
 
-from rwc_wandb import Monitor, UserError, watch
-from rwc_wandb.measure.consumer import Window
+from rwc_wandb import Monitor, UserError, find_layers, watch
+from rwc_wandb.measure.delivery import Delivery, Window
 
 
-class Rows:
-    """A consumer that keeps which steps each row covers."""
+class Rows(Delivery):
+    """Keeps which steps each row covers."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(find_layers(network))
         self.steps: list[list[int]] = []
 
-    def row(self, window: Window) -> None:
+    def log_row(self, window: Window) -> None:
         self.steps.append(window.steps.tolist())
-
-    def histograms(self, histograms: object) -> None: ...
-    def nonfinite(self, layer: str, step: int, count: int) -> None: ...
-    def close(self, history: object) -> None: ...
 
 
 def saved_and_loaded(state: Any) -> Any:
@@ -37,9 +34,7 @@ def saved_and_loaded(state: Any) -> Any:
 
 
 def watched(network: nn.Module, optimizer: torch.optim.Optimizer, every: int, rows: Rows) -> Monitor:
-    from rwc_wandb import find_layers
-
-    return Monitor(network, find_layers(network), [optimizer], every=every, log_every=4, consumer=rows)
+    return Monitor(network, find_layers(network), [optimizer], every=every, log_every=4, delivery=rows)
 
 
 def trained(optimizer: torch.optim.Optimizer, network: nn.Module, recorder: Recorder, steps: range) -> None:
@@ -52,7 +47,8 @@ def trained(optimizer: torch.optim.Optimizer, network: nn.Module, recorder: Reco
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("order", ["model first", "monitor first"])
 def test_a_resumed_series_continues(every: int, order: str) -> None:
-    network, rows = model(), Rows()
+    network = model()
+    rows = Rows(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     monitor = watched(network, optimizer, every, rows)
     recorder = Recorder(weights(network))
@@ -63,7 +59,7 @@ def test_a_resumed_series_continues(every: int, order: str) -> None:
 
     resumed = model()
     optimizer = torch.optim.SGD(resumed.parameters(), lr=0.1)
-    rows_after = Rows()
+    rows_after = Rows(resumed)
     monitor = watched(resumed, optimizer, every, rows_after)
     parts = [(resumed, "model"), (monitor, "monitor")]
     for part, key in parts if order == "model first" else reversed(parts):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FORMAT = "rwc_wandb.history.1"
+FILE = "rwc.safetensors"
+"""The series' file in the folder of a run; `file_of(prefix)` where its monitor has another prefix than "rwc"."""
 _METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
 _SERIES = ("steps", "rwc", "rwc_elementwise")
 
@@ -162,7 +164,7 @@ class History:
         """
         path = Path(path)
         if not path.is_file():
-            raise HistoryError(f"There is no history file {path}: name an rwc.safetensors that a run has written.")
+            raise HistoryError(f"There is no history file {path}: name an {FILE} that a run has written.")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -202,6 +204,10 @@ def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
         if series[key].dtype != dtype or series[key].shape != wanted:
             return f"its {key} are {series[key].dtype} {series[key].shape} where its steps and layers say {wanted}"
     return ""
+
+
+def file_of(prefix: str) -> str:
+    return f"{prefix}.safetensors"
 
 
 def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:

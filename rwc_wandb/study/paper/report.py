@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accuracies_of, accuracy_table
 from rwc_wandb.view.charts import LAYER_COLUMNS
-from rwc_wandb.view.push import checked_name, said_by_wandb
 
 _INTRODUCTION = """\
 **Relative Weight Change (RWC)** tells how much a layer learns: by what part of its own size its weights moved between

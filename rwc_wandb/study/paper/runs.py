@@ -14,10 +14,10 @@ from typing import Any
 
 from rwc_wandb import History
 from rwc_wandb.errors import UserError
+from rwc_wandb.log.api import checked_name, said_by_wandb
+from rwc_wandb.measure.series.history import FILE
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.output import read_mapping, read_result
-from rwc_wandb.view.command import FILE
-from rwc_wandb.view.push import checked_name, said_by_wandb
 
 FREE = ("seed", "name", "project", "group", "output", "data_dir", "checkpoint_every", "histogram_every")
 """Settings in which runs may differ that are averaged. A seed is what they shall differ in."""

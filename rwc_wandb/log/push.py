@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.view.charts import CHARTS, spec
-
-Result = TypeVar("Result")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,35 +43,3 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             print(f"{entity}/{name}: registered ({arguments.access})")
     print(f"Runs log these charts where the environment has RWC_WANDB_CHARTS={entity}")
-
-
-def checked_name(text: str) -> str:
-    """Raises: UserError, when this cannot be the name of a W&B user, team or project."""
-    if not re.fullmatch(r"[\w.-]+", text):
-        raise UserError(
-            f"{text!r}: it takes the name of a W&B user, team or project: letters, digits, '-', '_' and '.'."
-        )
-    return text
-
-
-def said_by_wandb(call: Callable[[], Result]) -> Result:
-    """The call's result; what W&B raises becomes one sentence.
-
-    Raises:
-        UserError: no API key, no server, or a refusal.
-    """
-    import wandb
-
-    try:
-        return call()
-    except wandb.errors.UsageError as error:
-        raise UserError(
-            f"W&B needs an API key: run `wandb login` or set WANDB_API_KEY ({_in_one_line(error)})"
-        ) from error
-    # What the client raises has no common base: wandb.Error, errors of its service process, of requests, ValueError.
-    except Exception as error:
-        raise UserError(f"W&B: {_in_one_line(error)}") from error
-
-
-def _in_one_line(error: Any) -> str:
-    return " ".join(str(error).split())
