@@ -92,7 +92,7 @@ class RunRows(Delivery):
         ]
         self._unsent: list[LayerSums] = []
         """What waits for the budget."""
-        self.pending: list[LayerSums] = []
+        self._pending: list[LayerSums] = []
         """What stands in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
         self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
@@ -105,7 +105,7 @@ class RunRows(Delivery):
 
     def close_with_run(self, monitor: Monitor) -> None:
         """Close the monitor when the run finishes, or else when the interpreter ends."""
-        self._watched.close_at_end(monitor, self)
+        self._watched.close_at_end(monitor, self, self._uncommitted)
 
     def log_row(self, window: Window) -> None:
         known = ~np.isnan(window.rwc)
@@ -140,24 +140,25 @@ class RunRows(Delivery):
         self.run.save(path, base_path=self.run.dir, policy="now")
         log_charts(self.run, self.history, self.prefix)
 
-    def is_pending(self) -> bool:
-        """Whether several rows of ours stand in one that the user has not committed."""
-        return len(self.pending) > 1 and self.run.step == self._pending_step
+    def _uncommitted(self) -> list[dict[str, float]]:
+        """Several rows of ours that stand together in one that the user has not committed, each as it was."""
+        is_joined = len(self._pending) > 1 and self.run.step == self._pending_step
+        return [self._values(sums) for sums in self._pending] if is_joined else []
 
     def _send(self) -> None:
         if self.rows == "own":
-            self.run.log(self.values(_joined(self._unsent)))
+            self.run.log(self._values(_joined(self._unsent)))
         else:
             place = self.run.step
             if place != self._pending_step:
-                self.pending, self._pending_step = [], place
-            self.pending += self._unsent
-            if len(self.pending) > min(MOST_PENDING, max(2, budget.VALUES_PER_MINUTE // self._values_per_row)):
-                self.pending = [_joined(self.pending[i : i + 2]) for i in range(0, len(self.pending), 2)]
-            self.run.log(self.values(_joined(self.pending)), commit=False)
+                self._pending, self._pending_step = [], place
+            self._pending += self._unsent
+            if len(self._pending) > min(MOST_PENDING, max(2, budget.VALUES_PER_MINUTE // self._values_per_row)):
+                self._pending = [_joined(self._pending[i : i + 2]) for i in range(0, len(self._pending), 2)]
+            self.run.log(self._values(_joined(self._pending)), commit=False)
         self._unsent = []
 
-    def values(self, sums: LayerSums) -> dict[str, float]:
+    def _values(self, sums: LayerSums) -> dict[str, float]:
         means = sums.means()
         values = dict(zip(self._keys, means.tolist(), strict=True))
         for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
