@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+Row = dict[str, Any]
+
 _WATCHED: WeakKeyDictionary[Any, WatchedRun] = WeakKeyDictionary()
 
 
 def watched(run: Run) -> WatchedRun:
     """The one `WatchedRun` of `run`."""
-    if run not in Row = dict[str, Any]
-
-_WATCHED:
+    if run not in _WATCHED:
         _WATCHED[run] = WatchedRun(run)
     return _WATCHED[run]
 
