@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-Row = dict[str, Any]
-
 _WATCHED: WeakKeyDictionary[Any, WatchedRun] = WeakKeyDictionary()
 
 
