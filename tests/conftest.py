@@ -17,19 +17,19 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
 
     The working directory is `tmp_path`, and so is the place of the client's files.
     """
-    # Not above: the tests of what never needs W&B shall not, either.
+    # Imported here, so that tests that need no W&B do not import it.
     import wandb
 
     monkeypatch.chdir(tmp_path)
-    # What wandb learnt from the environment of an earlier test, and the process that serves it, whose address is in the
-    # environment: put back after this test, it would lead the processes of later tests to nobody.
+    # Forget what wandb read from the environment in an earlier test, and end the process that serves it. That process's
+    # address is in the environment: put back after this test, it would lead later tests to a process that is gone.
     wandb.teardown()
     with StandIn() as server, mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             del os.environ[name]
         os.environ.update(server.environment(tmp_path))
         yield server
-        # A run that a failed test left open must find a server, or the teardown would wait for one.
+        # A failed test may have left a run open: without a server the teardown would wait for one.
         server.faults.clear()
         if not server.is_listening:
             server.start()

@@ -28,7 +28,7 @@ def tracked_weights(model: nn.Module) -> list[Tensor]:
 class PlainTorch:
     """Eq. 1 as one would write it: per layer (w - s).abs().sum() / s.abs().sum(), then s.copy_(w).
 
-    Yields RWC, a scalar tensor per layer on the device; nobody waits for it. Sums are in the weights' precision:
+    Yields RWC, a scalar tensor per layer on the device, without waiting for it. Sums are in the weights' precision:
     relative error below 1e-4 for fp32. 0/0 is NaN.
     """
 

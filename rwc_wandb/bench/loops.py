@@ -138,7 +138,7 @@ def _train(learner: Learner, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
 
 
 def _epoch_of(learner: Learner, after_step: Callable[[], bool]) -> Call:
-    """Our own loop, with nobody looking at the loss."""
+    """Our own loop, without a progress bar."""
     numbers = itertools.count(1)
 
     def train() -> None:

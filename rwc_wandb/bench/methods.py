@@ -135,7 +135,7 @@ def _copy_of(weights: list[Tensor]) -> Call:
 
 
 def _load_all(case: Case) -> None:
-    """Run everything once on a small network: what is imported and compiled on first use is nobody's extra memory."""
+    """Run everything once on a small network, so that imports and compilation count for no method."""
     small = case_of(nn.Linear(8, 8, device=case.device), case.run)
     for build in METHODS.values():
         call = build(small)

@@ -1,4 +1,4 @@
-"""Host reads and memory are counted, and an innocent-looking read does not get away."""
+"""Host reads and memory are counted, reads in disguise (`bool(tensor)`, `tolist`) too."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_memory_is_the_peak_of_what_lives_at_once() -> None:
     with Tally(CPU) as tally:
         kept = torch.zeros(1 << 20)
         for _ in range(3):
-            # 8 MiB, and freed each time; the views are no memory.
+            # 8 MiB, freed each time; views take no memory.
             kept[1:].view(-1).double().sum()
         kept.add_(1)
         array = np.zeros(1 << 18)

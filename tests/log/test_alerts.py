@@ -1,4 +1,4 @@
-"""What a run's owner is told at once, as it reaches W&B."""
+"""Alerts, as they reach W&B."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_layers_that_explode_or_stop_are_told_once_each_if_asked(standin: StandI
 
 
 def test_a_training_that_explodes_is_recorded_as_what_it_is(standin: StandIn, tmp_path: Path) -> None:
-    """The first layer grows a thousandfold per step until it is infinite; the second stays 0; the third begins at 0."""
+    """The first layer grows a thousandfold per step until it is infinite, the second stays 0, the third starts at 0."""
     run = wandb.init(project="p")
     model = network()
     first, second, third = model["layer1"].weight, model["layer2"][0].weight, model["layer2"][1].weight

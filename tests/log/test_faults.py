@@ -39,7 +39,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch, standin: StandIn) -> None:
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     monkeypatch.setattr(charts, "SECONDS_TO_ANSWER", 1)
-    # Registered charts: no page of them, which takes seconds to make.
+    # With registered charts the run gets no page of them, which takes seconds to make.
     monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
 
 
@@ -102,7 +102,7 @@ def test_a_users_training_loses_nothing(fault: str, standin: StandIn) -> None:
     assert len(server.tables["rwc_charts/rwc_curves_table"].data) == 300
     assert server.files["rwc.safetensors"] == (Path(training.run.dir) / "rwc.safetensors").read_bytes()
     print(f"{fault}: slowest log {slowest * 1000:.1f} ms, the run ended after {ended_after:.1f} s")
-    # For ever is what it would be without time-outs; how fast it is depends on the machine.
+    # Without time-outs it would wait for ever; how long it takes depends on the machine.
     assert ended_after < 60
 
 

@@ -68,7 +68,7 @@ def test_layers_have_the_step_as_their_axis_and_no_panel_each(standin: StandIn) 
         training.run.log({"loss": step})
     server = training.finish()
     assert server.config == {"lr": 0.1}
-    # The client's notation: 1 name, 2 name with *, 5 which metric is the axis (from 1), 6 flags (2: hidden).
+    # The client's notation: 1 name, 2 name with *, 5 number of the axis' metric (from 1), 6 flags (2: hidden).
     step, *groups = server.raw_config["_wandb"]["value"]["m"]
     assert step["1"] == "rwc/step"
     assert 2 in step["6"]
@@ -103,7 +103,8 @@ def test_merged_rows_keep_within_the_budget(standin: StandIn, monkeypatch: pytes
     for _ in training.steps(30):
         pass
     server = training.finish()
-    # At once a tenth, 6 values, and what is begun: two rows of six. The third comes at the end with all the others.
+    # A tenth of the budget, 6 values, may go at once, and a row that was begun is sent whole: two rows of six values.
+    # The third row comes at the end and joins all other measurements.
     found = rwc_rows(server)
     assert len(found) == 3
     check_means(found[-1], training.monitor.history, 3, 30)
@@ -128,7 +129,7 @@ def test_windows_that_wait_for_the_budget_are_in_the_next_row(
     training = Training(standin, log_every=2, histogram_every=None)
     for step in training.steps(9):
         if step == 7:
-            # One row of six values, then nothing until here: the window that ends at step 8 is sent again.
+            # One row of six values, then none until here: the budget allows the window that ends at step 8.
             monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 10**9)
         training.run.log({"loss": step})
     server = training.finish()

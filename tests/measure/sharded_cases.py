@@ -327,7 +327,7 @@ def watch_on_some_ranks(_: Path) -> None:
     if distributed.get_rank() == 0:
         _timed(UserError, "watch was not called on rank 1.* within 1 s", lambda: watch(model, run=False))
     distributed.barrier()
-    # One who comes later finds that somebody has been there, and has left.
+    # A rank that comes later learns that the other came and left.
     if distributed.get_rank() == 1:
         with pytest.raises(UserError, match="watch finds that rank 0 has stopped"):
             watch(model, run=False)
@@ -356,7 +356,7 @@ def close_on_some_ranks(_: Path) -> None:
         _timed(MonitoringStopped, "close was not called on rank 1.*6 measurements", monitor.close)
         np.testing.assert_allclose(monitor.history.rwc, recorder.series()[:6], rtol=1e-6)
     distributed.barrier()
-    # The others train on; when they close, nobody answers.
+    # The other ranks train on; when they close, this rank does not answer.
     train(model, optimizer, recorder)
     if distributed.get_rank() == 1:
         with pytest.warns(MonitoringStopped, match="close finds that rank 0 has stopped"):
@@ -366,7 +366,7 @@ def close_on_some_ranks(_: Path) -> None:
 
 
 def a_rank_that_an_exception_ends(_: Path) -> None:
-    """Nobody knows of it before its process has ended: it does not wait for others as long as usual."""
+    """The other ranks learn of it only when its process has ended, so it waits for them less long than usual."""
     model = sharded(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     monitor = watch(model, optimizer, run=False, histogram_every=None)
@@ -394,7 +394,7 @@ def the_process_that_joins_the_ranks_has_ended(_: Path) -> None:
 
 
 def a_rank_that_stops_measuring(_: Path) -> None:
-    """The others' training goes on, nobody waits, and in the end they say so."""
+    """The other ranks train on without waiting, and say so when they close."""
     model = sharded(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     monitor = watch(model, optimizer, run=False, log_every=1, histogram_every=None)

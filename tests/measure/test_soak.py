@@ -30,7 +30,7 @@ NOISE = 8 * 2**20
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """No run, or an offline one."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    # Registered charts: no page of them, which takes seconds to make.
+    # With registered charts the run gets no page of them, which takes seconds to make.
     monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
     return wandb.init(project="p", dir=tmp_path) if request.param else False
 

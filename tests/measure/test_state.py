@@ -54,7 +54,7 @@ def test_a_resumed_series_continues(every: int, order: str) -> None:
     recorder = Recorder(weights(network))
     trained(optimizer, network, recorder, range(17))
     state = saved_and_loaded({"model": network.state_dict(), "monitor": monitor.state_dict()})
-    # Steps that are lost with the process.
+    # These steps are lost when the process ends.
     trained(optimizer, network, Recorder([]), range(90, 95))
 
     resumed = model()

@@ -131,7 +131,7 @@ def test_steps_that_grad_scaler_skips_do_not_count(fused: bool, every: int) -> N
     if every == 1:
         assert_equals(monitor, recorder)
         return
-    # A fused optimizer tells afterwards that it has skipped: its calls are counted to 3, its steps are told right.
+    # A fused optimizer tells only later that it skipped a step: `calls` counts to 3, the history has the real steps.
     steps = [2, 3, 6] if fused else [3, 6]
     assert monitor.history.steps.tolist() == steps
     recorder.weights = [recorder.weights[index] for index in [0, *steps]]

@@ -96,7 +96,7 @@ class Backend(ArtifactAnswers, ReadingAnswers):
         run.tags = variables.get("tags") or run.tags
         run.notes = variables.get("notes") or run.notes
         if variables.get("host"):
-            # Said by the process that logs the run, which thereby is alive (again).
+            # The process that logs the run says this: so it is alive (again).
             run.finished, run.exit_code = False, None
         return {"upsertBucket": {"bucket": nodes.run(run), "inserted": is_new}}
 

@@ -75,7 +75,7 @@ class StandIn(Backend):
             "WANDB_DIR": str(directory),
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_X_DISABLE_STATS": "true",
-            # Seconds, where the client's own are made for a distant server: nobody waits for it in a test.
+            # Seconds. The client's own are made for a distant server; a test must not wait so long.
             "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.5",
             "NO_PROXY": "127.0.0.1",
         }
@@ -168,7 +168,7 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def _suffers(self, operation: str) -> bool:
-            """True when a fault was this request's end."""
+            """Whether a fault has ended this request."""
             faults = server.faults
             with server.lock:
                 server.requests.append(f"{self.path} {operation}".strip())
@@ -181,7 +181,7 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
             return is_hit
 
         def log_message(self, *_: object) -> None:
-            """Tests look at what arrived, nobody at a log of requests."""
+            """No log of requests: tests look at what arrived."""
 
     return Handler
 
@@ -193,7 +193,7 @@ def _graphql_answer(server: StandIn, operation: str, variables: Json) -> bytes:
     except Refusal as refusal:
         answer["errors"] = [{"message": str(refusal)}]
     except Exception as error:
-        # As an answer, too: without one the client would ask again and again.
+        # The client gets an answer too: without one it would ask again and again.
         server.gaps.append(f"{operation}: {error!r}")
         answer["errors"] = [{"message": f"a gap in the stand-in: {error!r}"}]
     return json.dumps(answer).encode()

@@ -27,7 +27,7 @@ class Table:
 
 @dataclass
 class Chart:
-    """A custom chart that somebody registered."""
+    """A custom chart that a user registered."""
 
     name: str
     """ENTITY/NAME, as `wandb.plot_table` takes it."""

@@ -166,7 +166,7 @@ def test_a_tampered_pickle_is_never_unpickled(
     assert f"The data set {name.upper()} is not in data (or is damaged)" in sentence
     assert kind.filename in sentence
     assert not Path("unpickled").exists()
-    # Without torchvision's look at the checksums this test fails:
+    # This test fails where torchvision does not check the checksums:
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     with pytest.raises(UserError):
         load_data(name, folder / "data", 32, None, None)

@@ -81,7 +81,7 @@ def test_bytes_that_have_been_changed(data: st.DataObject) -> None:
         (folder / "step-0000000001.pt").write_bytes(saved(1))
         (folder / "step-0000000002.pt").write_bytes(content)
         state = Checkpoints(Path(name)).latest()
-    # Some bytes mean nothing, such as the times in the archive.
+    # Some bytes have no meaning, such as the times in the archive.
     assert state is not None
     assert state["weights"].tolist() == [float(state["step"])] * 100
     assert state["step"] in (1, 2)

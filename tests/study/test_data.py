@@ -86,7 +86,7 @@ def test_image_folder(tmp_path: Path) -> None:
     write_folder(tmp_path)
     train, test = load_data("imagefolder", tmp_path, 16, None, None)
     assert train.images.shape == test.images.shape == (6, 3, 16, 16)
-    # So that the first few, too, are of all classes.
+    # The first few images, too, are of all classes.
     assert train.labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 

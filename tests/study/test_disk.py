@@ -1,4 +1,4 @@
-"""The disk is full or cannot be written: said, and no weight is different for it."""
+"""The disk is full or cannot be written: the run says so, and its weights are the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ["train", "--resume", *MODEL, "--batch-size", "16", "--epochs", "3", "--
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    # Registered charts: no page of them for W&B, which takes seconds to make.
+    # With registered charts the run gets no page of them, which takes seconds to make.
     monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
     monkeypatch.chdir(tmp_path)
 

@@ -133,7 +133,7 @@ def test_no_step_waits_for_the_device(planted: str, waits: Waits) -> None:
         return False
 
     assert train_epoch(one, place, after_step) is not None
-    # Before the last step the loader, a batch ahead, comes to the end of its list of numbers, which is the host's own.
+    # The loader is a batch ahead: before the last step it reaches the end of its list of indices, which is on the host.
     assert counts[-2] - counts[0] == (6 if planted else 0)
 
 
@@ -144,7 +144,7 @@ def test_no_step_waits_for_a_gpu() -> None:
     place = start(one)
 
     def after_step() -> bool:
-        # From the second step on: before, kernels are compiled.
+        # From the second step on, because the first one compiles kernels.
         torch.cuda.set_sync_debug_mode("error" if 1 < place.step < 8 else "default")
         return False
 

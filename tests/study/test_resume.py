@@ -26,20 +26,20 @@ MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24"]
 WORDS = ["train", "--resume", *MODEL, "--limit-train", "96", "--limit-test", "40", "--batch-size", "16"]
 EPOCHS, STEPS = 4, 24
 KILLS = int(os.environ.get("RWC_KILLS", "1"))
-"""How many runs are killed at random moments; a thorough look takes 20 and more."""
+"""How many runs are killed at random moments; 20 or more are a thorough test."""
 PATIENCE = 600
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    # As some process may have left it that is gone: nobody shall ask there.
+    # The address of a W&B process that is gone, as another program may leave it: the run must not ask there.
     monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/gone/socket")
     monkeypatch.chdir(tmp_path)
 
 
 def words(output: Path) -> list[str]:
-    # Measurements are not where checkpoints are.
+    # Measurements fall on other steps than checkpoints.
     every = ["--epochs", str(EPOCHS), "--rwc-every", "1", "--checkpoint-every", "2", "--histogram-every", "5"]
     return [*WORDS, *every, "--output", str(output)]
 

@@ -42,11 +42,11 @@ alexnet  fashion_mnist 0.1   0.9 0.0001
 """
 SEEDS = (0, 42, 123, 1000, 1234)
 SLOW = "RWC_SLOW" in os.environ
-"""Whether the real agent runs all six files, two seeds each: minutes instead of seconds."""
+"""Whether the real agent runs all six files with two seeds each, which takes minutes."""
 
 
 def shrunk(name: str, folder: Path, seeds: int) -> Path:
-    """The file with the same keys, but on few digits: so that every point of its grid runs in seconds."""
+    """The same file on few digits, so that every point of its grid runs in seconds."""
     sweep = yaml.safe_load((SWEEPS / name).read_text())
     parameters = sweep["parameters"]
     parameters["seed"]["values"] = parameters["seed"]["values"][:seeds]

@@ -28,7 +28,7 @@ def visit(page: Path, profile: Path) -> Visit:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = self.path == "/page.html"
-            # What the browser itself asks its maker for (the time, updates) names no page that sent it.
+            # The browser's own requests to its maker (the time, updates) name no page that sent them.
             if known or self.headers["Referer"] or self.headers["Origin"]:
                 requests.append(self.path)
             self.send_response(200 if known else 404)
