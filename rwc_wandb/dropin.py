@@ -12,7 +12,7 @@ import torch
 from rwc_wandb.measure.distributed.ranks import current_rank, join_ranks, world_size
 from rwc_wandb.measure.layers import LayerChoice, Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
-from rwc_wandb.measure.steps.optimizers import hooked_optimizers
+from rwc_wandb.measure.steps.optimizers import torch_optimizers
 from rwc_wandb.options import check_options, refused
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def watch(
     Args:
         model: the module whose layers are measured; wrapped (DDP, FSDP, `torch.compile`) or not. Several, which one
             optimizer steps (a GAN), as a list or dict: their names start with the key.
-        optimizer: its optimizer; several for one model: the last one's step completes a step. Wrappers of Accelerate
-            and Lightning are seen through. None: call `monitor.measure()` yourself, at the end of an epoch, say.
+        optimizer: its optimizer; several for one model: a step is complete when all have stepped, or when one begins to
+            step again. Wrappers of Accelerate and Lightning are seen through. None: call `monitor.measure()` yourself,
+            at the end of an epoch, say.
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
         log_every: measurements per row; a row holds their mean.
         histogram_every: optimizer steps between histograms of weights and updates; None: no histograms.
@@ -80,7 +81,7 @@ def watch(
         every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,
         rows=rows, alert_above=alert_above, alert_below=alert_below, share=share,
     )  # fmt: skip
-    optimizers = hooked_optimizers(optimizer)
+    optimizers = torch_optimizers(optimizer)
     module = as_module(model)
     tracked = find_layers(module, layers, stages)
     ranks = None

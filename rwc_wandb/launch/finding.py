@@ -43,7 +43,6 @@ class Finder:
         self._options = options
         self._process = os.getpid()
         self._known: WeakSet[Optimizer] = WeakSet()
-        self._lagging: dict[int, _Lagging] = {}
         self._has_found = False
         self._late: LateRun | None = None
         self._prefixes: list[tuple[str, object]] = []
@@ -60,8 +59,6 @@ class Finder:
         self._hook.remove()
         if not self._has_found:
             say("no optimizer of torch stepped in this process: nothing was measured.")
-        for lagging in self._lagging.values():
-            self._guarded("the last step", lagging.measure)
         for _, monitor in self.monitors:
             self._guarded("the end", monitor.close)
 
@@ -73,8 +70,6 @@ class Finder:
     def _before_step(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._process:
             return
-        if id(optimizer) in self._lagging:
-            self._guarded("a step", self._lagging[id(optimizer)].measure)
         if self._late is not None and self._late.run is None and _active_run() is not None:
             self._guarded("the run", self._late.settle)
         if optimizer not in self._known:
@@ -100,7 +95,8 @@ class Finder:
         modules = [one for one in objects if issubclass(type(one), nn.Module)]
         del objects
         self._known.update(one for one in vars(optimizer).values() if issubclass(type(one), Optimizer))
-        wrapper = _unseen_wrapper(optimizer, optimizers)
+        stepping = _wrapper(optimizer, optimizers) or optimizer
+        self._known.add(stepping)
         owned = _parameters(optimizer)
         owners = _owners(owned, modules)
         if not owners:
@@ -108,23 +104,18 @@ class Finder:
         for model in owners:
             others = {id(parameter) for parameter in model.parameters()} - owned
             is_shared = any(not others.isdisjoint(_parameters(other)) for other in optimizers)
-            self._watch_model(model, optimizer, wrapper, owned if is_shared else None)
+            self._watch_model(model, stepping, owned if is_shared else None)
 
-    def _watch_model(
-        self, model: nn.Module, optimizer: Optimizer, wrapper: Optimizer | None, only: set[int] | None
-    ) -> None:
+    def _watch_model(self, model: nn.Module, optimizer: Optimizer, only: set[int] | None) -> None:
         run = self._run()
         prefix = self._free_prefix(model, run)
         options = dict(self._options)
         if only is not None:
             options["layers"] = _among(only, options["layers"])
-        monitor = watch(model, None if wrapper else optimizer, run=run, prefix=prefix, **options)
+        monitor = watch(model, optimizer, run=run, prefix=prefix, **options)
         self._prefixes.append((prefix, run))
         self.monitors.append((ref(optimizer), monitor))
-        if wrapper:
-            self._known.add(wrapper)
-            self._lagging.setdefault(id(optimizer), _Lagging()).monitors.append(monitor)
-        name = type(wrapper or optimizer).__name__
+        name = type(optimizer).__name__
         say(f"{len(monitor.layers)} layers of {_name(model)} are measured as {name} steps: {prefix}")
 
     def _run(self) -> Any:
@@ -152,22 +143,6 @@ class Finder:
             if optimizer() is None:
                 monitor.close()
         self.monitors = [(optimizer, monitor) for optimizer, monitor in self.monitors if not monitor.closed]
-        alive = {id(optimizer()) for optimizer, _ in self.monitors}
-        self._lagging = {key: lagging for key, lagging in self._lagging.items() if key in alive}
-
-
-class _Lagging:
-    """Measures a step when the next one begins: the end of a wrapper's step is seen by nobody."""
-
-    def __init__(self) -> None:
-        self.monitors: list[Monitor] = []
-        self._steps = 0
-
-    def measure(self) -> None:
-        self._steps += 1
-        for monitor in self.monitors:
-            if self._steps % monitor.every == 0:
-                monitor.measure(self._steps)
 
 
 def _finish(run: Run, exit_code: int) -> None:
@@ -193,11 +168,10 @@ def _parameters(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in groups for parameter in group["params"]}
 
 
-def _unseen_wrapper(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> Optimizer | None:
-    """The optimizer that holds `optimizer` as a part of it, and whose own step was not seen to begin.
+def _wrapper(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> Optimizer | None:
+    """The optimizer that works with `optimizer` inside: timm's Lookahead, SAM.
 
-    timm's Lookahead is one: torch hooks it in its first `zero_grad` only, and not at all where a scheduler of torch has
-    wrapped its `step` before. Accelerate's wrapper, which has no hooks, changes no weights.
+    Accelerate's wrapper, which has no hooks, changes no weights.
     """
     for one in optimizers:
         if "_optimizer_step_post_hooks" in vars(one) and any(value is optimizer for value in vars(one).values()):

@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
-from torch._compile import _disable_dynamo
+from torch import Tensor, nn
 
 from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.group import HistogramsUnderway
@@ -20,6 +19,7 @@ from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.measure.series.state import pack, unpack
+from rwc_wandb.measure.steps.complete import CompleteSteps
 from rwc_wandb.measure.steps.loading import watch_loading
 from rwc_wandb.measure.steps.skips import Skips
 from rwc_wandb.measure.tracked import TrackedWeights
@@ -82,10 +82,8 @@ class Monitor:
         self._in_row = 0
         self._jumped: set[int] = set()
         self._resumed = False
-        # With several optimizers for one model a step is complete when the last of them has stepped.
-        self._hooks = [optimizer.register_step_post_hook(self._after_other_step) for optimizer in optimizers[:-1]]
-        self._hooks += [optimizer.register_step_post_hook(self._after_step) for optimizer in optimizers[-1:]]
-        self._hooks += watch_loading(model, self.layers, self._note_loading)
+        self._steps = CompleteSteps(optimizers, self._after_step)
+        self._hooks = [self._steps, *watch_loading(model, self.layers, self._note_loading)]
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -119,6 +117,7 @@ class Monitor:
         Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
         """
         if not self.closed:
+            self._steps.finish()
             self.guarded(partial(self._flush, "close"))
         if not self.closed:
             self._release()
@@ -159,6 +158,7 @@ class Monitor:
             self._tracked.restore(index, snapshot)
         self._delivery.resume(history, counters)
         self._skips = Skips(counters["calls"], list(counters["skips"]))
+        self._steps.resume(counters.get("begun", {}))
         self.step, self._in_row = counters["step"], counters["in_row"]
         # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
         unknown = set(range(len(self.layers))) - set(snapshots)
@@ -172,18 +172,13 @@ class Monitor:
     ) -> None:
         self.close()
 
-    @_disable_dynamo  # a compiled step calls it, and does not look into it
-    def _after_step(self, optimizer: Any = None, *_: object) -> None:
+    def _after_step(self, found_inf: Sequence[Tensor | None]) -> None:
         self.step += 1
-        self._skips.note(optimizer)
+        self._skips.note(found_inf)
         if self._skips.calls >= self.every:
             self.guarded(self._measure)
         elif not self._readback.is_idle or self._histograms:
             self.guarded(self._receive)
-
-    @_disable_dynamo
-    def _after_other_step(self, optimizer: Any, *_: object) -> None:
-        self._skips.note_other(optimizer)
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
@@ -255,6 +250,7 @@ class Monitor:
         counters = {
             "step": self.step,
             "in_row": self._in_row,
+            "begun": self._steps.begun(),
             "calls": self._skips.calls,
             "skips": torch.tensor([float(flag) for flag in self._skips.flags]),
             "jumped": sorted(self._jumped),

@@ -61,7 +61,7 @@ class Ranks:
     start_timeout = 60.0
     """Seconds that `watch` and `load_state_dict` wait for the other ranks."""
     close_timeout = 20.0
-    """Seconds that `flush`, `close` and `state_dict` wait: no longer, so that a failed rank does not hold up the others."""
+    """Seconds that `flush`, `close` and `state_dict` wait; no longer, so that a failed rank holds up no other."""
     failed_timeout = 2.0
     """The same on a rank that an exception ends: the launcher and the other ranks learn of it when its process ends."""
 

@@ -1,8 +1,7 @@
-"""Optimizers as users hold them: several, in wrappers of Accelerate or Lightning, or with a step unknown to torch."""
+"""Optimizers as users hold them: one or several, in wrappers of Accelerate or Lightning."""
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ import torch
 from rwc_wandb.errors import UserError
 
 
-def hooked_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
-    """The torch optimizers in `optimizer`: one, several, or None; each calls its hooks when it steps.
+def torch_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The torch optimizers in `optimizer`: one, several, or None.
 
     Raises:
         ValueError: an empty list.
@@ -41,21 +40,4 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
         inner = getattr(inner, "optimizer", getattr(inner, "_optimizer", None))
         if inner is None:
             raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
-    hook_step(inner)
     return inner
-
-
-def hook_step(optimizer: torch.optim.Optimizer) -> None:
-    """Have the optimizer call hooks when it steps.
-
-    `torch.optim.Optimizer.__init__` does this. timm's Lookahead skips that `__init__`, and would call hooks from its
-    first `zero_grad` on, or never where a scheduler of torch has wrapped its `step` before.
-    """
-    if not hasattr(type(optimizer).step, "hooked"):
-        optimizer._patch_step_function()
-    kept = vars(optimizer).get("step")
-    if kept is not None and hasattr(kept, "_wrapped_by_lr_sched") and not hasattr(kept, "hooked"):
-        # The scheduler's wrapper calls the step as it was before the class's was hooked.
-        step = torch.optim.Optimizer.profile_hook_step(lambda _, *words, **options: kept(*words, **options))
-        vars(step).update(hooked=True, _wrapped_by_lr_sched=True)
-        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]

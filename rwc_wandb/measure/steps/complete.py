@@ -1,0 +1,88 @@
+"""When a step is complete: several optimizers may make it, and a wrapper's step may go on after the one inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+
+class CompleteSteps:
+    """Calls `act` once per complete step of the optimizers, whatever their order.
+
+    A step is complete when all optimizers have stepped, or when one begins its next step before the others have stepped
+    (a critic that steps five times for each step of its generator).
+
+    An optimizer that works with another one inside (timm's Lookahead, SAM) may move weights after the inner one's step,
+    in a method of which torch tells nothing: its step is complete when torch tells of it, or else when the inner one
+    begins the next.
+
+    Args:
+        act: gets `found_inf` of each optimizer that stepped: what GradScaler gives to fused optimizers, else None.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], act: Callable[[list[Tensor | None]], None]) -> None:
+        self._act = act
+        self._number = len(optimizers)
+        self._stepped: dict[int, Tensor | None] = {}
+        self._hooks: list[Any] = []
+        self._inner_hooks: dict[int, list[Any]] = {}
+        for index, optimizer in enumerate(optimizers):
+            before, after = partial(self._before, index), partial(self._after, index)
+            self._hooks.append(optimizer.register_step_post_hook(after))
+            if self._number > 1:
+                self._hooks.append(optimizer.register_step_pre_hook(before))
+            inner = inner_optimizer(optimizer)
+            if inner is not None:
+                after_inner = partial(self._after_inner, index)
+                hooks = [inner.register_step_pre_hook(before), inner.register_step_post_hook(after_inner)]
+                self._inner_hooks[index] = hooks
+
+    def finish(self) -> None:
+        """Count a step that has begun as complete."""
+        if self._stepped:
+            found, self._stepped = list(self._stepped.values()), {}
+            self._act(found)
+
+    def begun(self) -> dict[int, float | None]:
+        """For a checkpoint: by index, the optimizers that have stepped in a step that is not complete."""
+        return {index: None if found is None else float(found) for index, found in self._stepped.items()}
+
+    def resume(self, begun: dict[int, float | None]) -> None:
+        self._stepped = {index: None if found is None else torch.tensor(found) for index, found in begun.items()}
+
+    def remove(self) -> None:
+        """Remove all hooks."""
+        for hook in [*self._hooks, *(hook for hooks in self._inner_hooks.values() for hook in hooks)]:
+            hook.remove()
+        self._hooks, self._inner_hooks = [], {}
+
+    @_disable_dynamo  # a compiled step calls it, and does not look into it
+    def _after(self, index: int, optimizer: Any, *_: object) -> None:
+        self._stepped[index] = getattr(optimizer, "found_inf", None)
+        if self._inner_hooks:
+            for hook in self._inner_hooks.pop(index, []):
+                hook.remove()
+        if len(self._stepped) == self._number:
+            self.finish()
+
+    @_disable_dynamo
+    def _before(self, index: int, *_: object) -> None:
+        if index in self._stepped:
+            self.finish()
+
+    @_disable_dynamo
+    def _after_inner(self, index: int, *_: object) -> None:
+        self._stepped[index] = None
+
+
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
+    """The innermost optimizer that works inside this one, None if it works alone."""
+    for value in vars(optimizer).values():
+        if isinstance(value, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(value):
+            return inner_optimizer(value) or value
+    return None
