@@ -6,6 +6,8 @@ The second half imports the package in a process of its own, and looks at what c
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,6 +46,8 @@ PROMISED = {
     "relative_weight_change",
     "watch",
 }
+MOST_FILES = 12
+"""In a room, beside its `__init__`."""
 
 Sources = dict[str, str]
 
@@ -112,6 +116,23 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def test_every_import_leads_to_a_file() -> None:
     sources = package()
     assert not {target for module in sources for target in imports(module, sources)} - set(sources)
+
+
+def crowded(paths: Iterable[Path]) -> dict[Path, int]:
+    """The rooms with more files than a reader takes in at a look."""
+    files = Counter(path.parent for path in paths if path.name != "__init__.py")
+    return {room: count for room, count in files.items() if count > MOST_FILES}
+
+
+def test_no_room_has_more_than_twelve_files() -> None:
+    assert crowded((ROOT / "rwc_wandb").rglob("*.py")) == {}
+
+
+def test_a_crowded_room_is_found() -> None:
+    room = Path("rwc_wandb/log")
+    files = [room / "__init__.py", *(room / f"{number}.py" for number in range(MOST_FILES + 1))]
+    assert crowded(files) == {room: MOST_FILES + 1}
+    assert crowded(files[:-1]) == {}
 
 
 def test_the_public_face_is_what_is_promised() -> None:
