@@ -41,8 +41,14 @@ class Delivery:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        names, stages = [layer.name for layer in layers], [layer.stage for layer in layers]
-        self.history = History(names, stages, [layer.size for layer in layers])
+        self.history = History(
+            [layer.name for layer in layers],
+            [layer.stage for layer in layers],
+            [layer.size for layer in layers],
+            roles=[layer.role for layer in layers],
+            blocks=[layer.block for layer in layers],
+            kinds=[layer.kind for layer in layers],
+        )
         self.rows_until = 0
         self.alerted = False
 

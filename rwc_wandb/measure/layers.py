@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb.measure.distributed.sharding import Sharding, Spread, is_measurable
+from rwc_wandb.measure.kinds import kind_of
+from rwc_wandb.measure.roles import roles_and_blocks
 
 LayerChoice = str | Callable[[str, Tensor], bool]
 """Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression
-searched for in the layer's name, or a callable of (name, parameter)."""
+searched for in the layer's name, "role:" and one that matches the whole of its role, or a callable of (name,
+parameter)."""
 
 Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 """What can be watched: a module, or several, whose layers' names start with the key or the index."""
@@ -42,6 +45,9 @@ class Layer:
         path: the way to it, `(mapping, key, expected)`: while every mapping still holds what is expected, neither the
             parameter nor a module above it has been replaced.
         spread: how it is spread over ranks.
+        role: its name without the numbers of the blocks that repeat: `self_attn.q_proj`. See `roles_and_blocks`.
+        block: its place in the repetition, 0 first; None: it does not repeat.
+        kind: what its module is: "convolution", "depthwise", "linear", "embedding" and so on. See `kind_of`.
     """
 
     name: str
@@ -50,6 +56,9 @@ class Layer:
     parameter: Tensor
     path: Path
     spread: Spread
+    role: str
+    block: int | None
+    kind: str
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,31 +113,38 @@ def find_layers(
     model = as_module(model)
     sharding = Sharding(model)
     is_chosen = _selector(choice)
-    found: dict[int, tuple[str, Tensor, Path, Spread]] = {}
+    all_of: dict[int, tuple[str, Tensor, Path, Spread]] = {}
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
-        if id(parameter) in found or not is_measurable(parameter):
+        if id(parameter) in all_of or not is_measurable(parameter):
             continue
         spread = sharding.spread(name, parameter)
-        if not is_chosen(name, parameter, spread.shape):
-            continue
-        found[id(parameter)] = (name, parameter, path, spread)
+        all_of[id(parameter)] = (name, parameter, path, spread)
         taken.add(name)
+    roles, blocks = roles_and_blocks(
+        [name for name, *_ in all_of.values()], [name for name, *_, spread in all_of.values() if len(spread.shape) > 1]
+    )
+    found = [
+        (name, parameter, path, spread, role, block)
+        for (name, parameter, path, spread), role, block in zip(all_of.values(), roles, blocks, strict=True)
+        if is_chosen(name, parameter, spread.shape, role)
+    ]
     if not found:
         raise ValueError(
             f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}; it takes "
-            '"weights" (more than one dimension), "all", a regular expression or a callable.'
+            '"weights" (more than one dimension), "all", a regular expression or a callable; "role:" and an expression '
+            "choose by role."
         )
-    names = [name for name, *_ in found.values()]
+    names = [name for name, *_ in found]
     labels = [stages(name) for name in names] if stages else default_stages(names)
     if odd := [label for label in labels if not isinstance(label, str) or not label]:
         raise ValueError(f"stages says {odd[0]!r} for a layer: it takes a function that gives a text for each.")
     return [
-        Layer(name, depth, stage, parameter, path, spread)
-        for depth, (stage, (name, parameter, path, spread)) in enumerate(zip(labels, found.values(), strict=True))
+        Layer(name, depth, stage, parameter, path, spread, role, block, kind_of(_owner(path, model)))
+        for depth, (stage, (name, parameter, path, spread, role, block)) in enumerate(zip(labels, found, strict=True))
     ]
 
 
@@ -143,20 +159,31 @@ def default_stages(names: Sequence[str]) -> list[str]:
     return [("early", "middle", "later")[3 * depth // len(names)] for depth in range(len(names))]
 
 
-def _selector(choice: LayerChoice) -> Callable[[str, Tensor, tuple[int, ...]], bool]:
+def _selector(choice: LayerChoice) -> Callable[[str, Tensor, tuple[int, ...], str], bool]:
     if callable(choice):
-        return lambda name, parameter, shape: choice(name, parameter)
+        return lambda name, parameter, shape, role: choice(name, parameter)
     if choice == "weights":
-        return lambda name, parameter, shape: len(shape) > 1
+        return lambda name, parameter, shape, role: len(shape) > 1
     if choice == "all":
-        return lambda name, parameter, shape: True
+        return lambda name, parameter, shape, role: True
     try:
-        pattern = re.compile(choice)
-    except (re.error, TypeError) as error:
+        pattern = re.compile(choice.removeprefix("role:"))
+    except (re.error, TypeError, AttributeError) as error:
         raise ValueError(
-            f'layers={choice!r} is no valid choice ({error}): use "weights", "all", a regular expression or a callable.'
+            f'layers={choice!r} is no valid choice ({error}): use "weights", "all", a regular expression or a '
+            'callable; "role:" and an expression choose by role.'
         ) from None
-    return lambda name, parameter, shape: bool(pattern.search(name))
+    if choice.startswith("role:"):
+        return lambda name, parameter, shape, role: bool(pattern.fullmatch(role))
+    return lambda name, parameter, shape, role: bool(pattern.search(name))
+
+
+def _owner(path: Path, model: nn.Module) -> nn.Module:
+    """The module whose weight it is; that of a parametrized weight is further up."""
+    modules = [model, *(module for _, _, module in path if isinstance(module, nn.Module))]
+    while len(modules) > 1 and isinstance(modules[-1], (nn.ModuleDict, nn.ModuleList, nn.ParameterList)):
+        modules.pop()
+    return modules[-1]
 
 
 def _layer_name(full_name: str, taken: set[str]) -> str:

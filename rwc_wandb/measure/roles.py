@@ -1,4 +1,4 @@
-"""What a layer is in the network: its role, its block, and the kind of its module, for any architecture."""
+"""Where a layer stands in a network that repeats: its role and its block, for any architecture, from the names."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from torch import nn
-
 ALIKE = 0.5
 """Siblings repeat each other where they share this part of the layers of the smaller one."""
 
 _NUMBERED = re.compile(r"(.*?)_?(\d+)[a-z]?")
 _RECURRENT = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))_l(\d+)(_reverse)?")
 """How `torch.nn.RNNBase` names the weights of its layers."""
-
-_KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((nn.Linear, nn.Bilinear), "linear"),
-    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
-    ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
-    ((nn.MultiheadAttention,), "attention"),
-)
 
 Members = list["_Node"]
 
@@ -94,28 +85,12 @@ def roles_and_blocks(names: Sequence[str], weights: Sequence[str] | None = None)
     return roles, blocks
 
 
-def kind_of(module: nn.Module) -> str:
-    """What a module is: convolution, depthwise, pointwise, grouped or transposed convolution, linear, embedding,
-    recurrent, attention, normalization; otherwise the name of its class."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        if module.transposed:
-            return "transposed convolution"
-        if module.groups > 1:
-            return "depthwise" if module.groups == module.in_channels else "grouped convolution"
-        return "pointwise" if all(side == 1 for side in module.kernel_size) else "convolution"
-    for classes, kind in _KINDS:
-        if isinstance(module, classes):
-            return kind
-    name = type(module).__name__
-    # GPT-2's linear layer is called after the convolution that it equals.
-    return "normalization" if "norm" in name.lower() else "linear" if name == "Conv1D" else name
-
-
 def _way(name: str) -> list[str]:
     """The name's parts; layers of a recurrent module as if they were modules."""
     *modules, last = name.split(".")
-    found = _RECURRENT.fullmatch(last)
-    return [*modules, f"l{found[2]}", found[1] + (found[3] or "")] if found else [*modules, last]
+    if found := _RECURRENT.fullmatch(last):
+        return [*modules, f"l{found[2]}", found[1] + (found[3] or "")]
+    return [*modules, last]
 
 
 def _numbered_children(node: _Node) -> dict[str, Members]:
@@ -130,22 +105,16 @@ def _numbered_children(node: _Node) -> dict[str, Members]:
 def _repeated(members: Members) -> Members:
     """Those that repeat each other: of all sets of siblings that are like one of them, the one with most layers."""
     held = [member.alike() for member in members]
-    best: Members = []
-    most = 0
-    for pattern in held:
-        like = [
-            member
-            for member, own in zip(members, held, strict=True)
-            if len(own & pattern) >= ALIKE * min(len(own), len(pattern))
-        ]
-        count = sum(len(member.layers()) for member in like)
-        if count > most:
-            best, most = like, count
-    return best
+
+    def like(pattern: set[tuple[str, ...]]) -> Members:
+        shares = [len(own & pattern) / min(len(own), len(pattern)) for own in held]
+        return [member for member, share in zip(members, shares, strict=True) if share >= ALIKE]
+
+    return max(map(like, held), key=lambda found: sum(len(member.layers()) for member in found), default=[])
 
 
-def _is_composite(members: Members) -> bool:
-    return median(len(member.layers()) for member in members) >= 2
+def _size(members: Members) -> float:
+    return median(len(member.layers()) for member in members)
 
 
 def _mark_below(node: _Node, total: int) -> None:
@@ -154,7 +123,7 @@ def _mark_below(node: _Node, total: int) -> None:
         like = _repeated(members)
         # Three times one convolution is a stem, unless the network is made of nothing else.
         whole = sum(len(member.layers()) for member in like) >= total / 2
-        if (len(like) >= 2 and _is_composite(like)) or (len(like) >= 3 and whole):
+        if (len(like) >= 2 and _size(like) >= 2) or (len(like) >= 3 and whole):
             _mark(like)
     for child in node.children.values():
         if child.mark is None and not child.is_layer:
@@ -167,7 +136,7 @@ def _mark(members: Members) -> None:
     elements = [element for group in nested for element in group]
     inside = sum(len(element.layers()) for element in elements)
     beside = sum(len(member.layers()) for member in members) - inside
-    is_stage = bool(elements) and beside / len(members) < median(len(element.layers()) for element in elements)
+    is_stage = bool(elements) and beside / len(members) < _size(elements)
     within = {id(element) for element in elements} if is_stage else set()
     for member in members:
         member.mark = "stage" if member.holds(within) else "block"
@@ -184,12 +153,12 @@ def _nested(members: Members) -> list[Members]:
         for way, node in _inner(member, ()):
             for stem, children in _numbered_children(node).items():
                 like = _repeated(children)
-                if _is_composite(like):
+                if _size(like) >= 2:
                     found[way, stem].append(like)
     groups = []
     for (way, stem), lists in found.items():
         counts = [len(like) for like in lists]
-        # A stage may hold one block only; if all do, they must be all that it holds.
+        # A stage may hold a single block; if all do, the blocks must be all that they hold.
         alone = not way and len(lists) == len(members) and all(len(member.children) == 1 for member in members)
         # `branch1 .. branch4` of every block are its parts; `layer1 .. layer6`, elsewhere up to 12, are blocks.
         parts = stem and (len(set(counts)) == 1 or median(counts) < 1.5)
@@ -230,15 +199,15 @@ class _Place:
 
 def _located(root: _Node, name: str) -> _Place:
     node: _Node | None = root
-    way, role, path = _way(name), [], ()
+    way, role = _way(name), list[str]()
+    path: tuple[str, ...] = ()
     repetition, in_block = "", False
     for index, key in enumerate(way):
         node = node.children.get(key) if node else None
         mark = node.mark if node else None
         if mark in ("stage", "block"):
-            found = _NUMBERED.fullmatch(key)
-            if not path and found:
-                repetition = ".".join([*way[:index], found[1]]).strip(".")
+            if not path:
+                repetition = ".".join([*way[:index], _NUMBERED.sub(r"\1", key)]).strip(".")
             path, role, in_block = tuple(way[: index + 1]), [], mark == "block"
         elif mark is None:
             role.append(key)
@@ -274,8 +243,8 @@ def _labels(places: Sequence[_Place]) -> dict[str, str]:
     ways = [one.split(".") for one in shared]
     start = next((index for index, keys in enumerate(zip(*ways, strict=False)) if len(set(keys)) > 1), 0)
     rests = [way[start:] for way in ways]
-    # What all end in (`.layers`) says nothing.
-    while rests and all(len(rest) > 1 for rest in rests) and len({rest[-1] for rest in rests}) == 1:
+    # What all of them end in (`.layers`) says nothing.
+    while all(len(rest) > 1 for rest in rests) and len({rest[-1] for rest in rests}) == 1:
         rests = [rest[:-1] for rest in rests]
     labels = dict.fromkeys(roles, "")
     return labels | {one: ".".join(rest) for one, rest in zip(shared, rests, strict=True)}

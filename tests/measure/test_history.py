@@ -61,6 +61,25 @@ def test_the_file_is_what_the_readme_says(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["layers"]) == ["a", "b.c", "<script>"]
 
 
+def test_roles_blocks_and_kinds_are_kept(tmp_path: Path) -> None:
+    kept = {"roles": ["x", "y"], "blocks": [None, 3], "kinds": ["linear", "embedding"]}
+    history = History(["layers.0.a", "layers.1.a"], ["s", "s"], [1, 1], **kept)
+    history.save(tmp_path / "h")
+    again = History.load(tmp_path / "h")
+    assert {key: getattr(again, key) for key in kept} == kept
+    assert {key: getattr(again.without_measurements(), key) for key in kept} == kept
+
+
+def test_of_an_older_file_the_names_say_the_roles(tmp_path: Path) -> None:
+    layers = ["stem", *(f"layers.{block}.{part}" for block in range(2) for part in ("q", "k"))]
+    metadata = described(layers=layers, stages=["s"] * 5, sizes=[1] * 5)
+    save_file(measured(layers=5), tmp_path / "h", metadata=metadata)
+    history = History.load(tmp_path / "h")
+    assert history.roles == ["stem", "q", "k", "q", "k"]
+    assert history.blocks == [None, 0, 0, 1, 1]
+    assert history.kinds == [""] * 5
+
+
 def test_an_empty_history_round_trips(tmp_path: Path) -> None:
     History(["a"], ["early"], [1]).save(tmp_path / "h")
     assert History.load(tmp_path / "h").rwc.shape == (0, 1)
@@ -101,6 +120,9 @@ def measured(rows: int = 3, layers: int = 2, dtype: type = np.float32) -> dict[s
         (measured(), described(sizes=[4, float("nan")]), "its sizes are no list of int"),
         (measured(), described(sizes=[4, 6, 8]), "2 layers and 3 sizes"),
         (measured(), described(steps_per_epoch=0), "its steps_per_epoch is 0"),
+        (measured(), described(roles=["x"]), "2 layers and 1 roles"),
+        (measured(), described(blocks=[None, "1"]), "its blocks are no list of int or None"),
+        (measured(), described(kinds=[1, 2]), "its kinds are no list of str"),
         (measured(), described(steps_per_epoch=float("nan")), "its steps_per_epoch is nan"),
         (measured(), described(steps_per_epoch="12"), "its steps_per_epoch is '12'"),
         (measured(layers=3), described(), r"its rwc are float32 \(3, 3\) where its steps and layers say \(3, 2\)"),

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import whole_file
+from rwc_wandb.measure.roles import roles_and_blocks
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,6 +23,8 @@ FORMAT = "rwc_wandb.history.1"
 FILE = "rwc.safetensors"
 """The series' file in the folder of a run; `file_of(prefix)` where its monitor has another prefix than "rwc"."""
 _METADATA = ("layers", "stages", "sizes", "steps_per_epoch")
+_LATER_METADATA = ("roles", "blocks", "kinds")
+"""What the first files of this format lack: `History` then finds it from the names."""
 _SERIES = ("steps", "rwc", "rwc_elementwise")
 
 
@@ -37,6 +40,9 @@ class History:
         stages: the stage of each layer.
         sizes: the number of weights in each layer.
         steps_per_epoch: where it is known, charts show epochs; None otherwise.
+        roles: the role of each layer, `self_attn.q_proj`: see `Layer.role`. By default from the names.
+        blocks: the block of each layer, an int from 0, or None where it does not repeat. By default from the names.
+        kinds: what the module of each layer is, "convolution", "linear" and so on; "" where the file does not say.
 
     Example:
         >>> import numpy as np
@@ -57,12 +63,22 @@ class History:
     """What notebooks show; the package sets it, since charts are drawn above this room."""
 
     def __init__(
-        self, layers: Sequence[str], stages: Sequence[str], sizes: Sequence[int], steps_per_epoch: int | None = None
+        self,
+        layers: Sequence[str],
+        stages: Sequence[str],
+        sizes: Sequence[int],
+        steps_per_epoch: int | None = None,
+        roles: Sequence[str] | None = None,
+        blocks: Sequence[int | None] | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         self.layers = list(layers)
         self.stages = list(stages)
         self.sizes = list(sizes)
         self.steps_per_epoch = steps_per_epoch
+        found = roles_and_blocks(self.layers) if roles is None or blocks is None else (roles, blocks)
+        self.roles, self.blocks = list(found[0]), list(found[1])
+        self.kinds = [""] * len(self.layers) if kinds is None else list(kinds)
         self._length = 0
         # Arrays double when they are full, so that an append costs the same however long the series is.
         self._steps = np.empty(64, np.int64)
@@ -117,6 +133,10 @@ class History:
         columns |= {"rwc": self.rwc.ravel(), "rwc_elementwise": self.rwc_elementwise.ravel()}
         return pandas.DataFrame(columns)
 
+    def without_measurements(self) -> History:
+        """An empty history of the same layers."""
+        return History(**{key: getattr(self, key) for key in _METADATA + _LATER_METADATA})
+
     def append(self, steps: Sequence[int], rwc: NDArray[np.floating], rwc_elementwise: NDArray[np.floating]) -> None:
         """Add measurements: `steps` [n], `rwc` and `rwc_elementwise` [n, L]."""
         start, self._length = self._length, self._length + len(steps)
@@ -148,7 +168,7 @@ class History:
         Raises:
             OSError: it cannot be written.
         """
-        metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA}
+        metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA + _LATER_METADATA}
         try:
             with whole_file(Path(path)) as unfinished:
                 save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
@@ -170,7 +190,8 @@ class History:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
-                found = {key: json.loads(metadata[key]) for key in _METADATA}
+                later = [key for key in _LATER_METADATA if key in metadata]
+                found = {key: json.loads(metadata[key]) for key in [*_METADATA, *later]}
                 series = {key: file.get_tensor(key) for key in _SERIES}
         # safetensors' errors have no common base, and JSON that another program wrote can raise any of the others.
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -186,10 +207,14 @@ class History:
 
 def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
     """What is wrong with the content of a history file; "" where it is right."""
-    for key, kind in (("layers", str), ("stages", str), ("sizes", int)):
+    kinds: dict[str, tuple[type, ...]] = {"layers": (str,), "stages": (str,), "sizes": (int,)}
+    kinds |= {"roles": (str,), "blocks": (int, type(None)), "kinds": (str,)}
+    for key, kind in kinds.items():
+        if key not in found:
+            continue
         values = found[key]
-        if not isinstance(values, list) or not all(type(value) is kind for value in values):
-            return f"its {key} are no list of {kind.__name__}"
+        if not isinstance(values, list) or not all(type(value) in kind for value in values):
+            return f"its {key} are no list of {kind[0].__name__}{' or None' if len(kind) > 1 else ''}"
         if len(values) != len(found["layers"]):
             return f"it has {len(found['layers'])} layers and {len(values)} {key}"
     per_epoch = found["steps_per_epoch"]

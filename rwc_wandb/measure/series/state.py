@@ -44,6 +44,6 @@ def unpack(
                 f"{names[index]} has the shape {tuple(snapshot.shape)} in the state and {layers[index].shape} in the "
                 "model: load it with the model that it was saved with."
             )
-    loaded = History(history.layers, history.stages, history.sizes, history.steps_per_epoch)
+    loaded = history.without_measurements()
     loaded.append(*(state["history"][key].numpy() for key in _SERIES))
     return loaded, snapshots, state["counters"]
