@@ -16,6 +16,7 @@ from rwc_wandb.bench.baselines import tracked_weights
 from rwc_wandb.bench.methods import case_of, compare, offline_run
 from rwc_wandb.bench.step import model_and_side, step_slow_downs
 from rwc_wandb.errors import UserError
+from rwc_wandb.options import COUNT
 from rwc_wandb.study.data.sets import check_data_set
 from rwc_wandb.study.models import check_model
 from rwc_wandb.study.train.config import TrainConfig
@@ -101,8 +102,8 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
     """The device; refuses what cannot be run before anything is."""
     for option in ("rounds", "batch_size", "steps"):
         value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} {value}: it takes a whole number from 1.")
+        if value is not None and not COUNT.fits(value):
+            raise UserError(f"--{option.replace('_', '-')} {value}: it takes {COUNT.takes}.")
     arguments.model = arguments.model or list(TRAINED_MODELS if arguments.train else MODELS)
     for name in arguments.model:
         check_model(name)

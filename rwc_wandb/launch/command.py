@@ -15,6 +15,7 @@ from types import ModuleType, TracebackType
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.launch.finding import Finder
+from rwc_wandb.options import COUNT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +120,8 @@ def _of_the_script(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def _steps(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+    if not word.isdecimal() or not COUNT.fits(int(word)):
+        raise argparse.ArgumentTypeError(f"{word!r} is no {COUNT.takes.removeprefix('a ')}")
     return int(word)
 
 

@@ -12,9 +12,9 @@ from rich.markdown import Markdown
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.paper.accuracies import accuracy_table
+from rwc_wandb.study.paper.figure_spec import figure
 from rwc_wandb.study.paper.runs import Group, read_groups
 from rwc_wandb.study.paper.runs import add_arguments as add_run_arguments
-from rwc_wandb.view.figure import figure
 from rwc_wandb.view.render import png, svg
 from rwc_wandb.view.series import series
 

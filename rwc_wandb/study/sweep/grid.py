@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.options import NONE
 from rwc_wandb.study.data.sets import check_data_set
 from rwc_wandb.study.models import check_model
 from rwc_wandb.study.train.config import TrainConfig, option_name
 
-_FIELDS = {option_name(one): one.name for one in fields(TrainConfig)}
+_FIELDS = {option_name(one): one for one in fields(TrainConfig)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Grid:
         varying = [name for name in self.points[0] if len({repr(point[name]) for point in self.points}) > 1]
         found = []
         for point in self.points:
-            settings = {_FIELDS[name]: value for name, value in point.items()} | {"output": output}
+            settings = {_FIELDS[name].name: value for name, value in point.items()} | {"output": output}
             try:
                 config = TrainConfig(**settings)
                 check_data_set(config.dataset)
@@ -88,19 +89,10 @@ def _values(path: Path, name: str, entry: Any) -> list[Any]:
     values = given.get("values", [given["value"]] if "value" in given else None)
     if not isinstance(values, list) or not values:
         raise UserError(f"{path}: parameter {name}: {entry!r}; it takes `value: V` or `values: [V, W]`.")
-    expected = _types(name)
+    kind = _FIELDS[name].metadata["kind"]
     for value in values:
-        # An int does for a float; True is no int here.
-        fits = isinstance(value, expected) and (bool in expected or not isinstance(value, bool))
-        if not fits:
-            hint = " (YAML reads 1e-4 as text: write 0.0001)" if isinstance(value, str) and float in expected else ""
-            kinds = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in expected)
-            raise UserError(f"{path}: parameter {name}: {value!r}; it takes {kinds}{hint}.")
+        if not kind.has_type(value):
+            hint = " (YAML reads 1e-4 as text: write 0.0001)" if isinstance(value, str) and float in kind.types else ""
+            types = " or ".join("nothing" if one is NONE else one.__name__ for one in kind.types)
+            raise UserError(f"{path}: parameter {name}: {value!r}; it takes {types}{hint}.")
     return values
-
-
-def _types(name: str) -> tuple[type, ...]:
-    """The types that a field's annotation allows."""
-    known = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "None": (type(None),)}
-    annotation = next(str(one.type) for one in fields(TrainConfig) if one.name == _FIELDS[name])
-    return tuple(kind for part in annotation.split(" | ") for kind in known[part])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.options import Kind, optional
 from rwc_wandb.study.train import kinds
-from rwc_wandb.study.train.kinds import Kind
 
 
 def _option(default: Any, help: str, kind: Kind, name: str | None = None) -> Any:
@@ -44,12 +44,12 @@ class TrainConfig:
     histogram_every: str | int | None = _option(
         "epoch",
         'histograms of weights and updates every "epoch", every N optimizer steps, or "never"',
-        kinds.optional(kinds.CADENCE, "never"),
+        optional(kinds.CADENCE, "never"),
     )
     checkpoint_every: str | int | None = _option(
         "epoch",
         'checkpoint for --resume every "epoch", every N optimizer steps, or "never"',
-        kinds.optional(kinds.CADENCE, "never"),
+        optional(kinds.CADENCE, "never"),
     )
     layers: str = _option(
         "weights", '"weights" (convolutions and linear layers), "all" or a regular expression', kinds.LAYERS
@@ -57,7 +57,7 @@ class TrainConfig:
     target_accuracy: float | None = _option(
         None,
         "stop once the test accuracy (0 to 1) reaches this; the authors used 0.94",
-        kinds.optional(kinds.ACCURACY),
+        optional(kinds.ACCURACY),
     )
     precision: str = _option(
         "fp32", "fp32 or bf16 (mixed precision; weights stay fp32; slow on CPUs without bf16)", kinds.PRECISION
@@ -66,17 +66,17 @@ class TrainConfig:
     image_size: int | None = _option(
         None,
         "side of the square images; default: 32, digits 8 where the model allows, imagefolder 224",
-        kinds.optional(kinds.COUNT),
+        optional(kinds.COUNT),
     )
     limit_train: int | None = _option(
-        None, "use only the first N training images, for a quick look", kinds.optional(kinds.COUNT)
+        None, "use only the first N training images, for a quick look", optional(kinds.COUNT)
     )
-    limit_test: int | None = _option(None, "use only the first N test images", kinds.optional(kinds.COUNT))
-    data_dir: str = _option("data", "where data sets are, or are downloaded to", kinds.PLACE)
-    output: str = _option("runs", "the folder for results: OUTPUT/NAME/", kinds.PLACE)
-    name: str | None = _option(None, "name of the run; default: MODEL-DATASET-seedN", kinds.optional(kinds.NAME))
+    limit_test: int | None = _option(None, "use only the first N test images", optional(kinds.COUNT))
+    data_dir: str = _option("data", "where data sets are, or are downloaded to", kinds.FOLDER)
+    output: str = _option("runs", "the folder for results: OUTPUT/NAME/", kinds.FOLDER)
+    name: str | None = _option(None, "name of the run; default: MODEL-DATASET-seedN", optional(kinds.NAME))
     project: str = _option("rwc", "W&B project", kinds.PROJECT)
-    group: str | None = _option(None, "W&B group; default: MODEL-DATASET", kinds.optional(kinds.NAME))
+    group: str | None = _option(None, "W&B group; default: MODEL-DATASET", optional(kinds.NAME))
 
     def __post_init__(self) -> None:
         for one in fields(self):
