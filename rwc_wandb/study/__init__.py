@@ -1,1 +1,1 @@
-"""The paper: models, data sets and the training loop of Table 1. Uses the public face only, as an outsider would."""
+"""The paper: models, data sets and the training loop of Table 1. And its sweeps, figures, claims and W&B report."""

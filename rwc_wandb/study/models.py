@@ -44,8 +44,8 @@ def _alexnet(channels: int, classes: int) -> nn.Module:
     model = torchvision.models.alexnet(num_classes=classes)
     model.features[0] = nn.Conv2d(channels, 64, kernel_size=3, stride=2, padding=1)
     model.features[3] = nn.Conv2d(64, 192, kernel_size=3, padding=1)
-    for place in (2, 5, 12):
-        model.features[place] = nn.MaxPool2d(kernel_size=2)
+    for index in (2, 5, 12):
+        model.features[index] = nn.MaxPool2d(kernel_size=2)
     model.avgpool = nn.AdaptiveAvgPool2d(2)
     model.classifier[1] = nn.Linear(1024, 4096)
     model.classifier[4] = nn.Linear(4096, 1024)
@@ -120,7 +120,7 @@ def build_model(name: str, channels: int, classes: int, image_size: int) -> nn.M
 
 
 def build_trainable(name: str, channels: int, classes: int, image_size: int, batch: int) -> nn.Module:
-    """`build_model`, after a look that it can learn from batches of `batch` images.
+    """`build_model`, checked by one forward pass over a batch of `batch` images.
 
     Raises:
         UserError: no such model, or it cannot.
@@ -137,7 +137,7 @@ def build_trainable(name: str, channels: int, classes: int, image_size: int, bat
             raise ValueError("it gives no logits of the classes")
     except UserError:
         raise
-    # Whatever a model of other people's may raise: asserts, torch's errors, errors of arithmetic.
+    # Models of other libraries raise all kinds: assertions, torch's errors, errors of arithmetic.
     except Exception as error:
         images = f"{batch} image{'s' if batch > 1 else ''} of {channels}x{image_size}x{image_size}"
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -33,7 +33,7 @@ def group(model: str, dataset: str, *of_seeds: dict[str, Any], **settings: Any) 
 
 def one(found: list[Trend], claim: int, statement: str, place: str = "") -> Trend:
     (trend,) = [
-        trend for trend in found if (trend.claim, trend.statement) == (claim, statement) and place in trend.place
+        trend for trend in found if (trend.claim, trend.statement) == (claim, statement) and place in trend.subject
     ]
     return trend
 

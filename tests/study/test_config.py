@@ -2,6 +2,8 @@
 
 import argparse
 
+import pytest
+
 from rwc_wandb.study.train.config import TrainConfig, add_arguments, from_arguments
 
 
@@ -40,3 +42,13 @@ def test_a_run_name_stays_in_its_folder() -> None:
         folder = TrainConfig(name=name, output="out").run_folder
         assert folder.parent.name == "out"
         assert folder.name not in ("", ".", "..")
+
+
+def test_runs_of_a_sweep_at_wandb_are_named_after_what_they_differ_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--seed=3", "--momentum=0.9", "--batch_size=64"]
+    assert parsed(*words, "--lr=0.1").run_name == "resnet18-digits-seed3"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    names = [parsed(*words, f"--lr={rate}", "--output=x").run_name for rate in (0.1, 0.02)]
+    assert names == ["resnet18-digits-seed3-batch_size64-lr0.1", "resnet18-digits-seed3-batch_size64"]
+    assert parsed(*words, "--lr=0.1", "--name=mine").run_name == "mine"
+    assert parsed("--layers=" + "a" * 200).run_name == ("resnet18-digits-seed0-layers" + "a" * 200)[:128]

@@ -14,6 +14,7 @@ from PIL import Image
 from standin import StandIn
 
 from rwc_wandb.cli import main
+from rwc_wandb.errors import UserError
 from rwc_wandb.study.paper.figures import describe
 from rwc_wandb.study.paper.runs import Group, StudyRun, read_groups
 from rwc_wandb.study.train.config import TrainConfig
@@ -23,8 +24,8 @@ BLOCKS = {"layer1": 0.01, "layer2": 0.02, "layer3": 0.04, "layer4": 0.08}
 BLUE, PINK = (0x00, 0x72, 0xB2), (0xCC, 0x79, 0xA7)
 
 
-def read(*runs: Path) -> list[Group]:
-    return read_groups(Namespace(runs=list(runs), project=None))
+def read(*runs: Path, where: tuple[str, ...] = ()) -> list[Group]:
+    return read_groups(Namespace(runs=list(runs), project=None, where=where))
 
 
 def test_runs_are_grouped_as_the_paper_groups_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +46,28 @@ def test_runs_are_grouped_as_the_paper_groups_them(tmp_path: Path, capsys: pytes
     assert f"resnet18-mnist-seed0 is left out: the same run and seed as {again}." in said
     (only,) = read(again)
     assert [run.name for run in only.runs] == [str(again)]
+
+
+def test_runs_of_two_learning_rates_are_never_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rate, level in ((0.1, 1.0), (0.5, 3.0)):
+        for seed in (0, 1):
+            name = f"seed{seed}-lr{rate}"
+            leave_run(tmp_path, "alexnet", "mnist", seed, {"early": level}, name=name, learning_rate=rate)
+    with pytest.raises(UserError, match=r"has lr 0\.1, .*has 0\.5; .*choose by --where lr=0\.1 or --where lr=0\.5"):
+        read(tmp_path)
+    for rate, level in (("0.1", 1.0), ("5e-1", 3.0)):
+        (group,) = read(tmp_path, where=(f"lr={rate}", "model=alexnet"))
+        assert [run.config["seed"] for run in group.runs] == [0, 1]
+        assert all((run.history.rwc[:, 0] == np.float32(level)).all() for run in group.runs)
+    assert not capsys.readouterr().err
+    for wrong, sentence in (
+        ("lr=0.2", "--where lr=0.2: no finished run has it; lr is 0.1, 0.5 in these runs."),
+        ("lr=x", "--lr x: it takes a finite number above 0"),
+        ("rate=1", "--where rate=1: it takes OPTION=VALUE with one of model, dataset"),
+    ):
+        with pytest.raises(UserError) as refused:
+            read(tmp_path, where=(wrong,))
+        assert str(refused.value).startswith(sentence)
 
 
 @pytest.mark.parametrize("command", ["figures", "claims"])
@@ -153,7 +176,7 @@ def test_runs_come_from_a_project_of_wandb(
             run.log({"test/accuracy": 0.75})
     with wandb.init(project="rwc", config=TrainConfig(model="alexnet", dataset="mnist", seed=2).to_dict()):
         pass
-    (group,) = read_groups(Namespace(runs=[], project="tester/rwc"))
+    (group,) = read_groups(Namespace(runs=[], project="tester/rwc", where=[]))
     (run,) = group.runs
     assert run.config["lr"] == 0.02
     assert run.accuracy == 0.75

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from made_up_runs import leave_run
 from standin import StandIn
 
 from rwc_wandb import History
@@ -24,7 +25,7 @@ from rwc_wandb.study.train.output import read_result
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 PAPER = ["resnet18.yaml", "vgg19_bn.yaml", "alexnet-cifar10.yaml", "alexnet-cifar100.yaml", "alexnet-mnist.yaml"]
-FILES = [*PAPER, "quick.yaml"]
+FILES = [*PAPER, "quick.yaml", "early-terminate.yaml"]
 # Typed off the paper: architecture, data set, learning rate, momentum, weight decay.
 TABLE_1 = """
 resnet18 cifar10       0.1   0.9 0.0001
@@ -80,6 +81,24 @@ def test_the_files_are_table_1_cell_by_cell() -> None:
 def test_every_run_has_a_name_of_its_own_and_valid_settings(name: str) -> None:
     configs = read_grid(SWEEPS / name, {}).configs("runs")
     assert len({config.run_name for config in configs}) == len(configs)
+
+
+def test_all_files_at_once_put_only_the_paper_s_runs_into_the_paper_s_project(standin: StandIn) -> None:
+    assert main(["sweep", *map(str, sorted(SWEEPS.glob("*.yaml")))]) == 0
+    registered = {sweep.config["name"]: sweep for sweep in standin.sweeps.values()}
+    assert {f"{name}.yaml" for name in registered} == set(FILES)
+    assert {f"{name}.yaml" for name, sweep in registered.items() if sweep.project == "rwc"} == set(PAPER)
+    assert registered["early-terminate"].config["early_terminate"] == {"type": "hyperband", "min_iter": 3, "eta": 2}
+
+
+def test_a_local_sweep_says_that_it_stops_no_run_early(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("method: grid\nearly_terminate: {type: hyperband, min_iter: 1}\nparameters: {epochs: {value: 1}}")
+    settings = ["--limit-train=64", "--limit-test=32", "--output", str(tmp_path / "runs")]
+    leave_run(tmp_path / "runs", "resnet18", "digits", 0, {}, epochs=1, limit_train=64, limit_test=32)
+    assert main(["sweep", "--local", str(path), *settings]) == 0
+    said = capsys.readouterr().out
+    assert f"{path}: early_terminate is for W&B's agents; here every run goes on to its last epoch." in said
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_named_after_it(tmp_path: Path) -> None:
@@ -154,7 +173,7 @@ def test_the_real_agent_runs_every_point(name: str, standin: StandIn, tmp_path: 
     assert registered.returncode == 0, registered.stderr
     (sweep,) = standin.sweeps.values()
     points = read_grid(path, {}).points
-    agent = f"wandb agent tester/rwc/{sweep.id}"
+    agent = f"wandb agent tester/{read_grid(path, {}).sweep['project']}/{sweep.id}"
     assert f"{len(points)} runs" in registered.stdout
     assert agent in registered.stdout
     ran = subprocess.run(agent.split(), env=environment, capture_output=True, text=True, timeout=1800)

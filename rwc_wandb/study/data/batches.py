@@ -10,7 +10,7 @@ from rwc_wandb.study.data.sets import DataSet, Images
 
 
 class Batches:
-    """Makes normalised float32 batches from image numbers.
+    """Makes normalised float32 batches from the indices of images.
 
     Args:
         images: all images.
@@ -64,12 +64,12 @@ class Batches:
         mirrored = torch.rand(1, count, generator=generator) < 0.5
         self._drawn = torch.cat([corners, mirrored.long()]).to(self.home)
 
-    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (float32 [B, C, S, S]) and labels (int64 [B]) of the image `numbers` (int64 [B]).
+    def __call__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (float32 [B, C, S, S]) and labels (int64 [B]) of the images at `indices` (int64 [B]).
 
-        `numbers` are on the CPU or where the images are; from there or from pinned memory, nothing waits for a GPU.
+        `indices` are on the CPU or where the images are; copies from there or from pinned memory wait for no GPU.
         """
-        at = numbers.to(self.home, non_blocking=True)
+        at = indices.to(self.home, non_blocking=True)
         rows, columns, mirrored = self._drawn[:, at]
         pixels = self._crops[at, rows, columns]
         if self.flip:
@@ -77,7 +77,7 @@ class Batches:
         if self.home != self.device:
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         normalised = (pixels.permute(self._axes) - self.mean) / self.std
-        return normalised, self.labels[numbers.to(self.device, non_blocking=True)]
+        return normalised, self.labels[indices.to(self.device, non_blocking=True)]
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     for trend in judged:
         table.add_row(*line(trend))
     console = Console()
-    # Where it goes into a file, nobody needs 80 columns.
+    # rich takes 80 columns for a file, which would cut the statements.
     console = console if console.is_terminal else Console(width=120)
     console.print(table)
     console.print(notes, highlight=False, markup=False)
@@ -70,8 +70,8 @@ def with_disagreements(by_definition: Sequence[Trend], elementwise: Sequence[Tre
 def line(trend: Trend) -> tuple[str, ...]:
     """The cells of a trend's row, in the order of `HEADINGS`."""
     statement = f"{trend.statement}, element-wise" if trend.elementwise else trend.statement
-    place = trend.place if trend.in_paper else f"{trend.place} (*)"
-    return str(trend.claim), place, statement, effect(trend), str(len(trend.values)), trend.verdict
+    subject = trend.subject if trend.in_paper else f"{trend.subject} (*)"
+    return str(trend.claim), subject, statement, effect(trend), str(len(trend.values)), trend.verdict
 
 
 def effect(trend: Trend) -> str:

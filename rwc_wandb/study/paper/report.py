@@ -110,9 +110,9 @@ def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[st
                     groupby=wr.Config(key),
                     groupby_aggfunc="mean",
                     groupby_rangefunc="minmax",
-                    layout=wr.Layout(x=12 * place, y=0, w=12, h=8),
+                    layout=wr.Layout(x=12 * index, y=0, w=12, h=8),
                 )
-                for place, key in enumerate(("model", "dataset"))
+                for index, key in enumerate(("model", "dataset"))
             ],
         ),
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.measure.series.history import FILE
-from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.config import OPTIONS, TrainConfig, parsed
 from rwc_wandb.study.train.output import read_mapping, read_result
 
 FREE = ("seed", "name", "project", "group", "output", "data_dir", "checkpoint_every", "histogram_every")
-"""Settings in which runs may differ that are averaged. A seed is what they shall differ in."""
+"""Settings in which averaged runs may differ; they have to differ in their seed."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what `train` and `sweep --local` left: a folder of runs, or the folders of single ones",
     )
     parser.add_argument("--from", dest="project", metavar="ENTITY/PROJECT", help="take the runs of this W&B project")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="take only runs with this setting, such as lr=0.1; may be given several times",
+    )
 
 
 def read_groups(arguments: argparse.Namespace) -> list[Group]:
     """The groups that the command line names, by model and data set.
 
-    What is not a finished run of `rwc-wandb train` is left out, and so is a run whose seed another run has: said on
-    stderr.
+    What is not a finished run of `rwc-wandb train` is left out, and so is a run that was done again with the same seed
+    and settings: a line on stderr says so.
 
     Raises:
-        UserError: no runs, broken files, runs that cannot be averaged; W&B refuses.
+        UserError: no runs, broken files, runs of other settings, which `--where` tells apart; W&B refuses.
     """
     if bool(arguments.runs) == bool(arguments.project):
         raise UserError("it takes folders of runs, such as runs/, or --from ENTITY/PROJECT: one of the two.")
@@ -83,36 +91,53 @@ def read_groups(arguments: argparse.Namespace) -> list[Group]:
         entity, _, project = arguments.project.partition("/")
         if not project:
             raise UserError(f"--from {arguments.project}: it takes ENTITY/PROJECT, such as my-team/rwc.")
-        place = f"{checked_name(entity)}/{checked_name(project)}"
-        runs = said_by_wandb(lambda: list(_runs_in_project(place)))
+        source = f"{checked_name(entity)}/{checked_name(project)}"
+        runs = said_by_wandb(lambda: list(_runs_in_project(source)))
     else:
-        place = " ".join(map(str, arguments.runs))
+        source = " ".join(map(str, arguments.runs))
         runs = [run for path in arguments.runs for run in _runs_in_folder(path)]
     if not runs:
-        raise UserError(f"{place}: there is no finished run of rwc-wandb train or rwc-wandb sweep in it.")
-    grouped: dict[tuple[str, str], dict[int, StudyRun]] = defaultdict(dict)
+        raise UserError(f"{source}: there is no finished run of rwc-wandb train or rwc-wandb sweep in it.")
+    for condition in arguments.where:
+        runs = _with_setting(runs, condition)
+    grouped: dict[tuple[str, str], list[StudyRun]] = defaultdict(list)
     for run in runs:
-        of_group = grouped[run.config["model"], run.config["dataset"]]
-        if twin := of_group.pop(run.config["seed"], None):
-            _leave_out(twin.name, f"the same run and seed as {run.name}")
-        of_group[run.config["seed"]] = run
-    return [_checked(Group(*key, [runs[seed] for seed in sorted(runs)])) for key, runs in sorted(grouped.items())]
+        grouped[run.config["model"], run.config["dataset"]].append(run)
+    return [_group(*key, of_key) for key, of_key in sorted(grouped.items())]
 
 
-def _checked(group: Group) -> Group:
-    """Only runs with the same settings and layers may be averaged."""
-    first = group.runs[0]
-    for run in group.runs[1:]:
+def _with_setting(runs: Sequence[StudyRun], condition: str) -> list[StudyRun]:
+    """The runs that meet one `--where`."""
+    name, _, text = condition.partition("=")
+    if name not in OPTIONS:
+        raise UserError(f"--where {shlex.quote(condition)}: it takes OPTION=VALUE with one of {', '.join(OPTIONS)}.")
+    wanted = parsed(OPTIONS[name], text)
+    chosen = [run for run in runs if run.config.get(name) == wanted]
+    if not chosen:
+        there = ", ".join(sorted({str(run.config.get(name)) for run in runs}))
+        raise UserError(f"--where {shlex.quote(condition)}: no finished run has it; {name} is {there} in these runs.")
+    return chosen
+
+
+def _group(model: str, dataset: str, runs: Sequence[StudyRun]) -> Group:
+    """One run of each seed, the last one given. Runs with other settings or layers cannot be averaged."""
+    group, first = Group(model, dataset, runs), runs[0]
+    for run in runs[1:]:
         for key in TrainConfig().to_dict():
             ours, theirs = run.config.get(key), first.config.get(key)
             if key not in FREE and ours != theirs:
                 raise UserError(
-                    f"{group.title}: {first.name} has {key} {theirs}, {run.name} has {ours}; "
-                    "only runs that differ in nothing but the seed can be averaged: name those that belong together."
+                    f"{group.title}: {first.name} has {key} {theirs}, {run.name} has {ours}; only runs that differ in "
+                    f"nothing but the seed can be averaged: choose by --where {key}={theirs} or --where {key}={ours}."
                 )
         if (run.history.layers, run.history.stages) != (first.history.layers, first.history.stages):
             raise UserError(f"{group.title}: {first.name} and {run.name} have other layers; they cannot be averaged.")
-    return group
+    of_seed: dict[int, StudyRun] = {}
+    for run in runs:
+        if twin := of_seed.get(run.config["seed"]):
+            _leave_out(twin.name, f"the same run and seed as {run.name}")
+        of_seed[run.config["seed"]] = run
+    return replace(group, runs=[of_seed[seed] for seed in sorted(of_seed)])
 
 
 def _runs_in_folder(path: Path) -> Iterator[StudyRun]:
@@ -146,11 +171,11 @@ def _with_measurements(history: History, name: str) -> History:
     return history
 
 
-def _runs_in_project(place: str) -> Iterator[StudyRun]:
+def _runs_in_project(project: str) -> Iterator[StudyRun]:
     import wandb
 
     with tempfile.TemporaryDirectory() as folder:
-        for run in wandb.Api().runs(place):
+        for run in wandb.Api().runs(project):
             name = f"{run.name} ({run.id})"
             if not _is_of_study(run.config):
                 _leave_out(name, "its config names no model, dataset and seed")

@@ -1,4 +1,4 @@
-"""Numbers of one run that the paper's claims speak about, and how sure several runs make of them."""
+"""Statistics of one run for the paper's claims, and the confidence interval over several runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rwc_wandb.measure.series.trends import depth_trend, levelled_off
 
 CONFIDENCE = 0.95
 FEWEST_TO_LEVEL_OFF = 10
-"""Measurements without which nobody can tell whether a series levels off."""
+"""Measurements that a series needs before it counts as levelled off."""
 
 Values = NDArray[np.float64]
 

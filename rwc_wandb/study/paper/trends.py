@@ -79,7 +79,7 @@ class Trend:
 
     Attributes:
         claim: its number, as in `CLAIMS`.
-        place: architecture and data set.
+        subject: architecture and data set.
         statement: what is claimed.
         scale: see `Scale`.
         values: one number per seed.
@@ -90,7 +90,7 @@ class Trend:
     """
 
     claim: int
-    place: str
+    subject: str
     statement: str
     scale: Scale
     values: tuple[float, ...]
@@ -121,11 +121,11 @@ def trends(groups: Sequence[Group], elementwise: bool = False) -> list[Trend]:
 
     Claims 1 and 2 are asked of any architecture and data set; the others only of those that the paper speaks of.
     """
-    by_place = {(group.model, group.dataset): group for group in groups}
+    by_pair = {(group.model, group.dataset): group for group in groups}
     found = [trend for group in groups for trend in (*_about(group, elementwise), *_orders(group, elementwise))]
     for model in dict.fromkeys(group.model for group in groups if group.model in _BY_MODEL):
         for harder, easier in HARDER.items():
-            pair = _Pair(model, harder, easier, by_place)
+            pair = _Pair(model, harder, easier, by_pair)
             if pair.groups:
                 found += _between(pair, elementwise)
     return [replace(trend, elementwise=elementwise) for trend in sorted(found, key=lambda trend: trend.claim)]
@@ -139,7 +139,7 @@ def _about(group: Group, elementwise: bool) -> Iterator[Trend]:
     stage = next((name for name in group.runs[0].history.stages if name != "stem"), "stem")
 
     def final_level(history: History) -> float:
-        first, everything = (final_tenth(stage_series(history, place, elementwise)) for place in (stage, None))
+        first, everything = (final_tenth(stage_series(history, name, elementwise)) for name in (stage, None))
         return log_ratio(first, everything)
 
     share = _per_run(group, lambda history: share_until_level(history, stage, elementwise))
@@ -169,18 +169,16 @@ class _Pair:
     model: str
     harder: str
     easier: str
-    by_place: Mapping[tuple[str, str], Group]
+    by_pair: Mapping[tuple[str, str], Group]
 
     @property
-    def place(self) -> str:
+    def subject(self) -> str:
         return f"{self.model}, {self.harder} against {self.easier}"
 
     @property
     def groups(self) -> list[Group]:
         return [
-            self.by_place[self.model, name]
-            for name in (self.harder, self.easier)
-            if (self.model, name) in self.by_place
+            self.by_pair[self.model, name] for name in (self.harder, self.easier) if (self.model, name) in self.by_pair
         ]
 
     @property
@@ -215,10 +213,10 @@ def _between(pair: _Pair, elementwise: bool) -> Iterator[Trend]:
 
     if pair.model == "vgg19_bn" and pair.harder == "cifar100":
         for stage in ("early", "middle", "later"):
-            yield Trend(4, pair.place, f"{stage} is higher", "ratio", level_ratio(stage), _ABOVE, lacks=pair.lacks)
+            yield Trend(4, pair.subject, f"{stage} is higher", "ratio", level_ratio(stage), _ABOVE, lacks=pair.lacks)
         closer, closer_by = "middle and later are closer", pair.per_seed(is_closer)
-        yield Trend(4, pair.place, closer, "difference", closer_by, _BELOW, lacks=pair.lacks)
-    yield Trend(6, pair.place, "RWC is higher", "ratio", level_ratio(None), _ABOVE, lacks=pair.lacks)
+        yield Trend(4, pair.subject, closer, "difference", closer_by, _BELOW, lacks=pair.lacks)
+    yield Trend(6, pair.subject, "RWC is higher", "ratio", level_ratio(None), _ABOVE, lacks=pair.lacks)
 
 
 def _stage_ratio(history: History, above: str, below: str, elementwise: bool) -> float:
@@ -230,5 +228,5 @@ def _per_run(group: Group, statistic: Callable[[History], float]) -> tuple[float
 
 
 def _known(values: Iterator[float]) -> tuple[float, ...]:
-    """Runs that have no finite value, diverged ones, have no say."""
+    """The finite values: a diverged run has none and does not count."""
     return tuple(value for value in values if math.isfinite(value))

@@ -38,6 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.local:
         from rwc_wandb.study.sweep.local import run_all
 
+        for grid in grids:
+            if "early_terminate" in grid.sweep:
+                print(f"{grid.path}: early_terminate is for W&B's agents; here every run goes on to its last epoch.")
+
         return run_all(configs)
     for grid in grids:
         _register(grid, arguments.entity, arguments.project)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,7 @@ from rwc_wandb.errors import UserError
 from rwc_wandb.options import NONE
 from rwc_wandb.study.data.sets import check_data_set
 from rwc_wandb.study.models import check_model
-from rwc_wandb.study.train.config import TrainConfig, option_name
-
-_FIELDS = {option_name(one): one for one in fields(TrainConfig)}
+from rwc_wandb.study.train.config import IN_EVERY_NAME, OPTIONS, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,14 @@ class Grid:
         varying = [name for name in self.points[0] if len({repr(point[name]) for point in self.points}) > 1]
         found = []
         for point in self.points:
-            settings = {_FIELDS[name].name: value for name, value in point.items()} | {"output": output}
+            settings = {OPTIONS[name].name: value for name, value in point.items()} | {"output": output}
             try:
                 config = TrainConfig(**settings)
                 check_data_set(config.dataset)
                 check_model(config.model)
             except UserError as error:
                 raise UserError(f"{self.path}: {error}") from error
-            others = [f"{name}{point[name]}" for name in varying if name not in ("model", "dataset", "seed", "name")]
-            if others and config.name is None:
-                config = TrainConfig(**settings, name="-".join([config.run_name, *others]))
-            found.append(config)
+            found.append(config.named_after(name for name in varying if name not in IN_EVERY_NAME))
         return found
 
 
@@ -83,13 +78,13 @@ def read_grid(path: Path, overrides: dict[str, Any]) -> Grid:
 
 
 def _values(path: Path, name: str, entry: Any) -> list[Any]:
-    if name not in _FIELDS:
-        raise UserError(f"{path}: parameter {name}; it takes the options of rwc-wandb train: {', '.join(_FIELDS)}.")
+    if name not in OPTIONS:
+        raise UserError(f"{path}: parameter {name}; it takes the options of rwc-wandb train: {', '.join(OPTIONS)}.")
     given = entry if isinstance(entry, dict) else {}
     values = given.get("values", [given["value"]] if "value" in given else None)
     if not isinstance(values, list) or not values:
         raise UserError(f"{path}: parameter {name}: {entry!r}; it takes `value: V` or `values: [V, W]`.")
-    kind = _FIELDS[name].metadata["kind"]
+    kind = OPTIONS[name].metadata["kind"]
     for value in values:
         if not kind.has_type(value):
             hint = " (YAML reads 1e-4 as text: write 0.0001)" if isinstance(value, str) and float in kind.types else ""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,12 @@ class TrainConfig:
     def run_folder(self) -> Path:
         return Path(self.output) / self.run_name
 
+    def named_after(self, options: Iterable[str]) -> TrainConfig:
+        """The same, with a name that ends in the values of `options`; a name that was given stays."""
+        values = self.to_dict()
+        ends = [f"{option}{values[option]}" for option in options]
+        return replace(self, name="-".join([self.run_name, *ends])[:128]) if ends and self.name is None else self
+
     def to_dict(self) -> dict[str, Any]:
         """Every field under its command-line name: what goes to `config.yaml` and `wandb.config`."""
         return {option_name(one): getattr(self, one.name) for one in fields(self)}
@@ -101,6 +109,16 @@ class TrainConfig:
 
 def option_name(one: Field[Any]) -> str:
     return one.metadata["name"] or one.name
+
+
+IN_EVERY_NAME = ("model", "dataset", "seed")
+"""Settings that a run's default name has."""
+
+WHERE_TO = ("name", "project", "group", "output", "data_dir")
+"""Settings that change no number."""
+
+OPTIONS = {option_name(one): one for one in fields(TrainConfig)}
+"""Command-line name -> field of `TrainConfig`."""
 
 
 def flag(name: str) -> str:
@@ -125,12 +143,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(arguments: argparse.Namespace) -> TrainConfig:
-    """Raises: UserError, for a value that its option does not take."""
-    return TrainConfig(**{one.name: _parsed(one, getattr(arguments, one.name)) for one in fields(TrainConfig)})
+    """The configuration; in a sweep of W&B's, with a name that has all settings which are not the default.
+
+    The agent does not say which settings vary, and runs that differ in one must not share a name.
+
+    Raises:
+        UserError: a value that its option does not take.
+    """
+    config = TrainConfig(**{one.name: parsed(one, getattr(arguments, one.name)) for one in fields(TrainConfig)})
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return config
+    default = TrainConfig().to_dict()
+    ours = [name for name, value in config.to_dict().items() if value != default[name]]
+    return config.named_after(name for name in ours if name not in (*IN_EVERY_NAME, *WHERE_TO))
 
 
-def _parsed(one: Field[Any], given: Any) -> Any:
-    """Text is what the command line says, all else a default."""
+def parsed(one: Field[Any], given: Any) -> Any:
+    """The value of a field: text is what the command line says, all else a default.
+
+    Raises:
+        UserError: the text stands for no value.
+    """
     if not isinstance(given, str):
         return given
     try:
