@@ -19,6 +19,7 @@ from rwc_wandb.bench.timing import Call
 from rwc_wandb.study.data.sets import DataSet, Images, check_data_set
 from rwc_wandb.study.train.epoch import Place, train_epoch
 from rwc_wandb.study.train.learner import Learner
+from rwc_wandb.study.train.totals import new_totals
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -142,7 +143,7 @@ def _epoch_of(learner: Learner, after_step: Callable[[], bool]) -> Call:
     numbers = itertools.count(1)
 
     def train() -> None:
-        totals = torch.zeros(3, dtype=torch.float64, device=learner.accelerator.device)
+        totals = new_totals(learner.accelerator.device)
         train_epoch(learner, Place(next(numbers), 0, totals), after_step)
 
     return train

@@ -17,7 +17,7 @@ from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.log.watched_run import watched
 from rwc_wandb.measure.delivery import Delivery, Window
-from rwc_wandb.measure.device.group import Histograms
+from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.history import file_of, mean_of_known
 

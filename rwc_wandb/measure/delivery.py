@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwc_wandb.measure.device.group import Histograms
+from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.device.readback import Arrived
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer

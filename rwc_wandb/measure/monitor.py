@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb.measure.delivery import Delivery
-from rwc_wandb.measure.device.group import HistogramsUnderway
+from rwc_wandb.measure.device.histograms import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.measure.series.state import pack, unpack
+from rwc_wandb.measure.steps.capturing import Capturing
 from rwc_wandb.measure.steps.complete import CompleteSteps
 from rwc_wandb.measure.steps.loading import watch_loading
 from rwc_wandb.measure.steps.skips import Skips
@@ -75,14 +76,14 @@ class Monitor:
         if idle:
             return
         self._ranks = ranks
-        self._tracked = TrackedWeights(model, self.layers, log_every, ranks, share)
-        self._readback = ReadBack(len(self.layers), ranks, self._take_in)
-        self._histograms: HistogramsUnderway | None = None
+        self._tracked = TrackedWeights(model, self.layers, log_every, ranks, share, histogram_every is not None)
+        self._readback = self._new_readback()
+        self._capturing = Capturing()
         self._skips = Skips()
         self._in_row = 0
         self._jumped: set[int] = set()
         self._resumed = False
-        self._steps = CompleteSteps(optimizers, self._after_step)
+        self._steps = CompleteSteps(optimizers, self._after_step, self._capturing)
         self._hooks = [self._steps, *watch_loading(model, self.layers, self._note_loading)]
 
     def __repr__(self) -> str:
@@ -99,6 +100,8 @@ class Monitor:
         Args:
             step: what to note as this measurement's step; by default one more than the last.
         """
+        if not self.closed and self._capturing():
+            return
         self.step = self.step + 1 if step is None else step
         if not self.closed:
             self.guarded(self._measure)
@@ -108,7 +111,7 @@ class Monitor:
 
         Where weights are sharded or measuring is shared, every rank must call it.
         """
-        if not self.closed:
+        if not self.closed and not self._capturing():
             self.guarded(partial(self._flush, "flush"))
 
     def close(self) -> None:
@@ -116,7 +119,7 @@ class Monitor:
 
         Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
         """
-        if not self.closed:
+        if not self.closed and not self._capturing():
             self._steps.finish()
             self.guarded(partial(self._flush, "close"))
         if not self.closed:
@@ -153,7 +156,7 @@ class Monitor:
         if self._tracked.changed():
             self._tracked.follow()
         # What was measured here before belongs to another series.
-        self._readback, self._histograms = ReadBack(len(self.layers), self._ranks, self._take_in), None
+        self._readback = self._new_readback()
         for index, snapshot in snapshots.items():
             self._tracked.restore(index, snapshot)
         self._delivery.resume(history, counters)
@@ -177,8 +180,8 @@ class Monitor:
         self._skips.note(found_inf)
         if self._skips.calls >= self.every:
             self.guarded(self._measure)
-        elif not self._readback.is_idle or self._histograms:
-            self.guarded(self._receive)
+        elif not self._readback.is_idle:
+            self.guarded(self._readback.advance)
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
@@ -208,29 +211,25 @@ class Monitor:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        self._receive()
+        self._readback.advance()
         if self._tracked.changed():
             self._follow_weights()
-        groups = self._tracked.groups
+        groups, histograms = self._tracked.groups, None
         if self.histogram_every and self.step % self.histogram_every < self.every:
-            self._histograms = HistogramsUnderway(self.step, groups, len(self.layers))
+            histograms = HistogramsUnderway(groups, len(self.layers))
         for group in groups:
             group.measure(self._readback.slot)
         jumped = self._jumped | self._tracked.gone
-        self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped))
+        self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped, histograms), groups)
         self._skips, self._jumped, self._resumed = Skips(), set(), False
         self._in_row += 1
         if self._in_row >= self.log_every:
             self._in_row = 0
             self._readback.send(groups, ends_row=True)
-        self._receive()
+        self._readback.advance()
 
-    def _receive(self, wait: bool = False) -> None:
-        """Take in what has arrived on the host."""
-        self._readback.advance(wait)
-        if self._histograms and (wait or self._histograms.arrived()):
-            arrived, self._histograms = self._histograms, None
-            self._delivery.log_histograms(arrived.joined())
+    def _new_readback(self) -> ReadBack:
+        return ReadBack(len(self.layers), self._ranks, self._take_in, self._delivery.log_histograms)
 
     def _take_in(self, arrived: Arrived) -> None:
         self.step -= arrived.skipped
@@ -238,7 +237,6 @@ class Monitor:
 
     def _flush(self, name: str, ends_row: bool = True) -> None:
         self._readback.finish(self._tracked.groups, name, ends_row)
-        self._receive(wait=True)
         if ends_row:
             self._in_row = 0
 
@@ -264,7 +262,6 @@ class Monitor:
             self._jumped |= indices
 
     def _follow_weights(self) -> None:
-        self._receive()
         self._readback.leave(self._tracked.groups)
         jumped, changed = self._tracked.follow()
         self._jumped |= jumped

@@ -28,11 +28,18 @@ class TrackedWeights:
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], capacity: int, ranks: Ranks | None, share: bool
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        log_every: int,
+        ranks: Ranks | None,
+        share: bool,
+        histograms: bool = False,
     ) -> None:
         self._model = model
         self._layers = layers
-        self._capacity = capacity
+        self._log_every = log_every
+        self._histograms = histograms
         self._ranks = ranks
         self._share = share
         self.gone: set[int] = set()
@@ -117,7 +124,7 @@ class TrackedWeights:
         rank, size = (self._ranks.rank, self._ranks.size) if self._ranks else (0, 1)
         spread = [(layer.parameter, layer.spread) for layer in self._layers]
         self._pieces: list[Piece] = pieces(spread, rank, size, self._share)
-        return device_groups([piece.weight for piece in self._pieces], self._capacity)
+        return device_groups([piece.weight for piece in self._pieces], self._log_every, self._histograms)
 
     def _note(self) -> None:
         edges = [edge for layer in self._layers for edge in layer.path]

@@ -1,115 +1,113 @@
-"""The layers of one device and dtype: snapshots, reduction and the ring buffer from which the host reads."""
+"""The layers of one device and dtype: snapshots, reduction and the buffer from which the host reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rwc_wandb.measure.kernels import Statistic, reduction_for
+from rwc_wandb.measure.device.host_copy import HostCopy, HostMemory, StreamOrder
+from rwc_wandb.measure.kernels import Reduction, Statistic, reduction_for
 from rwc_wandb.measure.kernels.flat_memory import is_dense
+from rwc_wandb.measure.kernels.single_precision import SinglePrecisionReduction, has_float64
 
 HISTOGRAM_BINS = 64
-
-
-@dataclass
-class Histograms:
-    """Per-layer histograms at one optimizer step.
-
-    Attributes:
-        step: the optimizer step.
-        counts: int64 [2, L, bins]; 0 the weights, 1 the updates w - s.
-        ranges: float32 [2, L, 2]: low and high end of the evenly spaced bins.
-    """
-
-    step: int
-    counts: Tensor
-    ranges: Tensor
-
-
-class HostCopy:
-    """Tensors on their way to the host: an asynchronous copy to pinned memory, or the tensors themselves on a CPU."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._event: torch.cuda.Event | None = None
-        if tensors[0].device.type != "cuda":
-            # Copied by numpy where it is on the host already: torch would wake threads for it.
-            self._tensors = [torch.from_numpy(tensor.cpu().numpy().copy()) for tensor in tensors]
-            return
-        self._tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
-        for target, source in zip(self._tensors, tensors, strict=True):
-            target.copy_(source, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(tensors[0].device))
-
-    def arrived(self) -> bool:
-        return self._event is None or self._event.query()
-
-    def wait(self) -> list[Tensor]:
-        """The tensors on the host; blocks until they are there."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._tensors
+MOST_BUFFERED = 50
+"""Measurements that wait on the device, before the host fetches them: the buffer stays small in long rows."""
 
 
 class DeviceGroup:
-    """Measures the layers `indices` (all on one device, of one dtype) into a buffer of `capacity` measurements."""
+    """Measures the layers `indices` (all on one device, of one dtype) into a buffer of `capacity` measurements.
 
-    def __init__(self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int) -> None:
+    Args:
+        histograms: whether `histograms` will be called: what it needs is then compiled here.
+    """
+
+    def __init__(
+        self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int, histograms: bool = False
+    ) -> None:
         self.indices = list(indices)
         # Reductions read memory in order: a weight with gaps (a slice, an expanded tensor) is copied before each.
         self._gapped = [(weight, weight.contiguous()) for weight in weights if not is_dense(weight)]
         copies = iter(copy for _, copy in self._gapped)
         self.weights = [weight if is_dense(weight) else next(copies) for weight in weights]
         # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
-        self.snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
-        self.reduction = reduction_for(self.weights, self.snapshots)
+        self._snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
         device = self.weights[0].device
-        self.buffer = torch.zeros(capacity, len(self.weights), len(Statistic), dtype=torch.float64, device=device)
+        self._order = StreamOrder(device)
+        self._host_memory = HostMemory()
+        self._first_rows: list[int] | None = None
+        self.reduction: Reduction
+        if has_float64(device):
+            bins = HISTOGRAM_BINS if histograms else None
+            self.reduction = reduction_for(self.weights, self._snapshots, bins)
+            rows, dtype = len(self.weights), torch.float64
+        else:
+            self.reduction = SinglePrecisionReduction(self.weights, self._snapshots)
+            self._first_rows = self.reduction.first_rows
+            rows, dtype = self.reduction.rows, torch.float32
+        self.buffer = torch.zeros(capacity, rows, len(Statistic), dtype=dtype, device=device)
+
+    @property
+    def snapshots(self) -> list[Tensor]:
+        """What the next measurement compares with, one per layer."""
+        self._order.follow()
+        return self._snapshots
 
     def measure(self, slot: int) -> None:
         self._refresh()
         self.reduction.measure(self.buffer[slot])
 
-    def histograms(self, bins: int) -> HostCopy:
+    def histograms(self) -> HostCopy:
+        """Start copying the histograms of weights and updates to the host, as in `Reduction.histograms`."""
         self._refresh()
-        return HostCopy(self.reduction.histograms(bins))
+        return HostCopy(self.reduction.histograms(HISTOGRAM_BINS), self._host_memory)
 
-    def read(self, count: int) -> HostCopy:
-        """Start copying the first `count` measurements to the host: float64 [count, layers, 5]."""
-        return HostCopy([self.buffer[:count]])
+    def read(self, count: int) -> GroupStatistics:
+        """Start copying the first `count` measurements to the host."""
+        self._order.follow()
+        return GroupStatistics(self.indices, HostCopy([self.buffer[:count]], self._host_memory), self._first_rows)
 
     def _refresh(self) -> None:
+        self._order.follow()
         for weight, copy in self._gapped:
             copy.copy_(weight)
 
 
-class HistogramsUnderway:
-    """Histograms of all `layers` on their way to the host."""
+class GroupStatistics:
+    """A group's measurements on their way to the host.
 
-    def __init__(self, step: int, groups: Sequence[DeviceGroup], layers: int) -> None:
-        self._step = step
-        self._layers = layers
-        self._copies = [(group.indices, group.histograms(HISTOGRAM_BINS)) for group in groups]
+    Args:
+        first_rows: the first row of each layer, where the host adds up several; None: one row is one layer.
+    """
+
+    def __init__(self, indices: list[int], copy: HostCopy, first_rows: list[int] | None) -> None:
+        self._indices = indices
+        self._copy = copy
+        self._first_rows = first_rows
 
     def arrived(self) -> bool:
-        return all(copy.arrived() for _, copy in self._copies)
+        return self._copy.arrived()
 
-    def joined(self) -> Histograms:
-        """Waits for what is not there yet."""
-        counts = torch.zeros(2, self._layers, HISTOGRAM_BINS, dtype=torch.int64)
-        ranges = torch.zeros(2, self._layers, 2)
-        for indices, copy in self._copies:
-            counts[:, indices], ranges[:, indices] = copy.wait()
-        return Histograms(self._step, counts, ranges)
+    def write(self, statistics: NDArray[np.float64]) -> None:
+        """Write this group's layers into `statistics` (float64 [n, L, 5]); waits for what is not there yet."""
+        (rows,) = (tensor.numpy() for tensor in self._copy.wait())
+        if self._first_rows is not None:
+            rows = np.add.reduceat(rows, self._first_rows, axis=1, dtype=np.float64)
+        statistics[:, self._indices] = rows
+        self._copy.release()
 
 
-def device_groups(weights: Sequence[Tensor], capacity: int) -> list[DeviceGroup]:
-    """One group per device and dtype among `weights`; those without elements are in none."""
+def device_groups(weights: Sequence[Tensor], row: int, histograms: bool = False) -> list[DeviceGroup]:
+    """One group per device and dtype among `weights`, for rows of `row` measurements; empty weights are in none."""
     indices_of: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, weight in enumerate(weights):
         if weight.numel():
             indices_of.setdefault((weight.device, weight.dtype), []).append(index)
-    return [DeviceGroup(indices, [weights[index] for index in indices], capacity) for indices in indices_of.values()]
+    return [
+        DeviceGroup(indices, [weights[index] for index in indices], min(row, MOST_BUFFERED), histograms)
+        for indices in indices_of.values()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwc_wandb.measure.device.group import DeviceGroup, HostCopy
+from rwc_wandb.measure.device.group import MOST_BUFFERED, DeviceGroup
+from rwc_wandb.measure.device.histograms import Histograms, HistogramsUnderway
+from rwc_wandb.measure.device.host_copy import HostCopy, HostMemory
 from rwc_wandb.measure.distributed.ranks import Ranks, finished
 from rwc_wandb.measure.kernels import Statistic
 
@@ -29,12 +32,14 @@ class Measurement:
         calls: how many of them since the measurement before; 0 if no optimizer is watched.
         skips: for those that may have been skipped (a fused optimizer under GradScaler), a tensor that is not 0 if so.
         jumped: indices of the layers that have nothing to be compared with.
+        histograms: those of this step, if any were made.
     """
 
     step: int
     calls: int = 0
     skips: list[Tensor] = field(default_factory=list)
     jumped: set[int] = field(default_factory=set)
+    histograms: HistogramsUnderway | None = None
 
 
 @dataclass
@@ -57,15 +62,17 @@ class Arrived:
 class _Part:
     """Measurements on their way to the host from the buffers of one set of groups."""
 
-    def __init__(self, measurements: list[Measurement], groups: Sequence[DeviceGroup], layers: int) -> None:
+    def __init__(
+        self, measurements: list[Measurement], groups: Sequence[DeviceGroup], layers: int, memory: HostMemory
+    ) -> None:
         self.measurements = measurements
         self._layers = layers
-        self._copies = [(group.indices, group.read(len(measurements))) for group in groups]
-        skips = [skip for measurement in measurements for skip in measurement.skips]
-        self._skips = HostCopy([torch.stack([skip.reshape(()).to(skips[-1]) for skip in skips])]) if skips else None
+        self._statistics = [group.read(len(measurements)) for group in groups]
+        skips = [skip.reshape(()) for measurement in measurements for skip in measurement.skips]
+        self._skips = HostCopy([torch.stack([skip.to(skips[-1]) for skip in skips])], memory) if skips else None
 
     def arrived(self) -> bool:
-        return all(copy.arrived() for _, copy in self._copies) and (self._skips is None or self._skips.arrived())
+        return all(part.arrived() for part in self._statistics) and (self._skips is None or self._skips.arrived())
 
     def packed(self) -> NDArray[np.float64]:
         """float64 [n, 5 L + 1]: the statistics, and the number of skipped calls. Waits for what is not there yet."""
@@ -73,9 +80,12 @@ class _Part:
         count = len(self.measurements)
         statistics = np.zeros((count, self._layers, len(Statistic)))
         skipped = np.zeros((count, 1))
-        for indices, copy in self._copies:
-            statistics[:, indices] = copy.wait()[0].numpy()
-        flags = iter(self._skips.wait()[0].numpy().tolist() if self._skips else [])
+        for part in self._statistics:
+            part.write(statistics)
+        flags = iter(())
+        if self._skips is not None:
+            flags = iter(self._skips.wait()[0].numpy().tolist())
+            self._skips.release()
         for slot, measurement in enumerate(self.measurements):
             skipped[slot] = sum(next(flags) != 0 for _ in measurement.skips)
             if measurement.jumped:
@@ -98,14 +108,24 @@ class ReadBack:
 
     Args:
         layers: their number L.
-        deliver: called with what has arrived.
+        deliver: called with the measurements that have arrived.
+        deliver_histograms: called with the histograms of a step.
     """
 
-    def __init__(self, layers: int, ranks: Ranks | None, deliver: Callable[[Arrived], None]) -> None:
+    def __init__(
+        self,
+        layers: int,
+        ranks: Ranks | None,
+        deliver: Callable[[Arrived], None],
+        deliver_histograms: Callable[[Histograms], None],
+    ) -> None:
         self._layers = layers
         self._ranks = ranks
         self._deliver = deliver
+        self._deliver_histograms = deliver_histograms
+        self._memory = HostMemory()
         self._taken: list[Measurement] = []
+        self._with_histograms: list[Measurement] = []
         self._parts: list[_Part] = []
         self._underway: deque[_Batch] = deque()
 
@@ -116,15 +136,20 @@ class ReadBack:
 
     @property
     def is_idle(self) -> bool:
-        return not self._underway
+        return not self._underway and not self._with_histograms
 
-    def take(self, measurement: Measurement) -> None:
+    def take(self, measurement: Measurement, groups: Sequence[DeviceGroup]) -> None:
+        """Note a measurement that these groups have made in `slot`."""
         self._taken.append(measurement)
+        if measurement.histograms is not None:
+            self._with_histograms.append(measurement)
+        if self.slot == MOST_BUFFERED:
+            self.leave(groups)
 
     def leave(self, groups: Sequence[DeviceGroup]) -> None:
         """Start copying what is in these groups' buffers; the next measurement may go to their first slot."""
         if self._taken:
-            self._parts.append(_Part(self._taken, groups, self._layers))
+            self._parts.append(_Part(self._taken, groups, self._layers, self._memory))
             self._taken = []
 
     def send(self, groups: Sequence[DeviceGroup], ends_row: bool) -> None:
@@ -137,7 +162,12 @@ class ReadBack:
             raise RuntimeError("other ranks have stopped measuring")
 
     def advance(self, wait: bool = False) -> None:
-        """Deliver what has arrived; all of it with `wait`."""
+        """Deliver what has arrived; all that was sent with `wait`."""
+        self._advance_rows(wait)
+        if self._with_histograms:
+            self._advance_histograms(wait)
+
+    def _advance_rows(self, wait: bool) -> None:
         for batch in list(self._underway):
             if batch.packed is None and batch.parts:
                 if not wait and not all(part.arrived() for part in batch.parts):
@@ -154,6 +184,21 @@ class ReadBack:
                 return
             self._underway.popleft()
             self._deliver(self._unpacked(batch))
+
+    def _advance_histograms(self, wait: bool) -> None:
+        underway = [measurement for part in self._parts_underway() for measurement in part.measurements]
+        # The step of a measurement is certain once the host knows which calls up to it were skipped.
+        uncertain = next((one.step for one in [*underway, *self._taken] if one.skips), math.inf)
+        for measurement in list(self._with_histograms):
+            histograms = measurement.histograms
+            if histograms is not None:
+                if measurement.step >= uncertain or not (wait or histograms.arrived()):
+                    return
+                self._deliver_histograms(histograms.joined(measurement.step))
+            self._with_histograms.remove(measurement)
+
+    def _parts_underway(self) -> list[_Part]:
+        return [part for batch in self._underway for part in batch.parts] + self._parts
 
     def finish(self, groups: Sequence[DeviceGroup], name: str, ends_row: bool) -> None:
         """Deliver everything taken so far; on several ranks all must come here, or UserError is raised in time."""
@@ -184,9 +229,12 @@ class ReadBack:
             skipped += number
             if number == 0 or number < measurement.calls:
                 kept.append(slot)
-                steps.append(measurement.step - skipped)
+                measurement.step -= skipped
+                steps.append(measurement.step)
+            else:
+                measurement.histograms = None
         if skipped:
-            for part in [part for later in self._underway for part in later.parts] + self._parts:
+            for part in self._parts_underway():
                 _shift(part.measurements, skipped)
             _shift(self._taken, skipped)
         return Arrived(steps, statistics[kept] if skipped else statistics, skipped, batch.ends_row)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -49,30 +49,34 @@ class Reduction(Protocol):
         """
 
 
-def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> Reduction:
-    """The fastest reduction for where the weights live and what they are made of (one device, one dtype)."""
+def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None = None) -> Reduction:
+    """The fastest reduction for where the weights live (one device, which has float64) and for their dtype.
+
+    Args:
+        bins: compile what histograms of so many bins need, too; None: there will be none.
+    """
     device, dtype = weights[0].device.type, weights[0].dtype
     # Where numba (the extra `cpu`) or triton is missing or does not load, plain torch computes the same.
     if device == "cpu" and dtype in (torch.float32, torch.float64):
         with contextlib.suppress(ImportError):
             from rwc_wandb.measure.kernels.cpu import CPUReduction
 
-            return CPUReduction(weights, snapshots)
+            return CPUReduction(weights, snapshots, bins)
     if device == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16):
         with contextlib.suppress(ImportError):
             from rwc_wandb.measure.kernels.gpu import GPUReduction
 
-            return _compiled_or_reference(GPUReduction, weights, snapshots)
+            return _compiled_or_reference(GPUReduction, weights, snapshots, bins)
     return ReferenceReduction(weights, snapshots)
 
 
 def _compiled_or_reference(
-    compiled: type[Reduction], weights: Sequence[Tensor], snapshots: Sequence[Tensor]
+    compiled: Callable[..., Reduction], weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None
 ) -> Reduction:
     """Compilation may fail where triton can be imported: no C compiler for its launcher, a GPU that is too old."""
     reference = ReferenceReduction(weights, snapshots)
     try:
-        return compiled(weights, snapshots)
+        return compiled(weights, snapshots, bins)
     except Exception as error:
         warnings.warn(
             f"rwc_wandb measures with plain torch, which is slower: its GPU kernels cannot be compiled here "

@@ -36,9 +36,13 @@ _REORDER = {"reassoc", "nsz", "contract"}
 
 
 class CPUReduction:
-    """`kernels.Reduction` for float32 and float64 weights on a CPU."""
+    """`kernels.Reduction` for float32 and float64 weights on a CPU.
 
-    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
+    Args:
+        bins: compile what histograms of so many bins need, too.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None = None) -> None:
         # Keep the tensors alive: the table below holds bare addresses.
         self.weights = [flat(weight) for weight in weights]
         self.snapshots = [flat(snapshot) for snapshot in snapshots]
@@ -55,7 +59,12 @@ class CPUReduction:
         # The pool's threads end when this object is collected.
         self._pool = ThreadPoolExecutor(threads - 1, "rwc_wandb") if threads > 1 else None
         self._parts = np.linspace(0, len(table), threads + 1).astype(int).tolist()
+        # A call with no chunks compiles: here, not in the middle of the first step.
         _measure(self._table[:0], self._sums[:0], self._one)
+        if bins is not None:
+            _limits(self._table[:0], np.empty((0, 2, 2)), self._one)
+            counts = np.zeros((2, len(weights), bins), np.int64)
+            _count(self._table[:0], np.zeros((2, len(weights), 2), np.float32), counts, self._one)
 
     def measure(self, statistics: Tensor) -> None:
         self._run(lambda start, stop: _measure(self._table[start:stop], self._sums[start:stop], self._one))

@@ -22,6 +22,9 @@ from rwc_wandb.measure.kernels.flat_memory import flat
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 BLOCK = 1024
 """Elements that a program works on at a time: 8 for each of its threads, two accesses of 16 bytes in float32."""
+CHUNK = 4 * BLOCK
+"""Elements per program."""
+LARGE_CHUNK = 8 * BLOCK
 LARGE = 1 << 25
 """From this many elements on chunks are twice as large: enough for all multiprocessors, and fewer partial sums."""
 # Without fusion, because fused multiply-adds round differently from all other kernels.
@@ -34,15 +37,18 @@ class GPUReduction:
     """`kernels.Reduction` for float32, bfloat16 and float16 weights on a GPU, or, under Triton's interpreter, on a CPU.
 
     Beyond the arguments it holds 72 bytes per chunk of 4096 elements (of 8192 from 33 million elements on).
+
+    Args:
+        bins: compile the kernels of histograms of so many bins, too.
     """
 
-    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None = None) -> None:
         # Keep the tensors alive: the table below holds bare addresses.
         self.weights = [flat(weight) for weight in weights]
         self.snapshots = [flat(snapshot) for snapshot in snapshots]
         self._device = weights[0].device
         self._element = DTYPES[weights[0].dtype]
-        chunk = 4 * BLOCK if sum(weight.numel() for weight in self.weights) < LARGE else 8 * BLOCK
+        chunk = CHUNK if sum(weight.numel() for weight in self.weights) < LARGE else LARGE_CHUNK
         parts = [
             _chunks(*pair, layer, chunk) for layer, pair in enumerate(zip(self.weights, self.snapshots, strict=True))
         ]
@@ -52,6 +58,9 @@ class GPUReduction:
         self._sums = torch.empty(5, len(self._table), dtype=torch.float64, device=self._device)
         # A launch of no programs compiles: here, not in the middle of the first step.
         self._measure(torch.empty(0, 5, dtype=torch.float64, device=self._device), chunks=0)
+        if bins is not None:
+            # A whole run: Triton compiles anew for a number of layers that 16 divides.
+            self.histograms(bins)
 
     def measure(self, statistics: Tensor) -> None:
         if statistics.dtype != torch.float64 or not statistics.is_contiguous():

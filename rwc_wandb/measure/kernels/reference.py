@@ -9,26 +9,27 @@ from torch import Tensor
 
 from rwc_wandb.measure.kernels.flat_memory import flat
 
-CHUNK = 1 << 16
+CPU_PIECE = 1 << 16
 """Elements at a time on a CPU: intermediate results stay in its cache."""
-DEVICE_CHUNK = 1 << 24
+DEVICE_PIECE = 1 << 24
 """Elements at a time elsewhere, where each operation has a cost of its own."""
 
 
 class ReferenceReduction:
-    """`kernels.Reduction` with torch operations in float64 (float32 where a device has no float64)."""
+    """`kernels.Reduction` with torch operations in float64."""
+
+    dtype = torch.float64
 
     def __init__(self, weights: Sequence[Tensor], snapshots: Sequence[Tensor]) -> None:
         self.weights = [flat(weight) for weight in weights]
         self.snapshots = [flat(snapshot) for snapshot in snapshots]
-        self.dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
-        self.chunk = CHUNK if weights[0].device.type == "cpu" else DEVICE_CHUNK
+        self.piece = CPU_PIECE if weights[0].device.type == "cpu" else DEVICE_PIECE
 
     @torch.no_grad()
     def measure(self, statistics: Tensor) -> None:
         statistics.zero_()
         for row, weight, snapshot in zip(statistics, self.weights, self.snapshots, strict=True):
-            for new, old in self._chunks(weight, snapshot):
+            for new, old in self._pieces(weight, snapshot):
                 change, norm = (new - old).abs_(), old.abs()
                 counted = norm != 0
                 row[0] += change.sum()
@@ -47,17 +48,17 @@ class ReferenceReduction:
             if weight.numel():
                 ranges[:, index, 0] = torch.inf
                 ranges[:, index, 1] = -torch.inf
-            for new, old in self._chunks(weight, snapshot):
+            for new, old in self._pieces(weight, snapshot):
                 for kind, values in enumerate((new.float(), new.float() - old.float())):
                     _widen(values, ranges[kind, index])
             ranges[:, index] = torch.where((ranges[:, index, :1] <= ranges[:, index, 1:]), ranges[:, index], 0)
-            for new, old in self._chunks(weight, snapshot):
+            for new, old in self._pieces(weight, snapshot):
                 for kind, values in enumerate((new.float(), new.float() - old.float())):
                     _count(values, ranges[kind, index], counts[kind, index])
         return counts, ranges
 
-    def _chunks(self, weight: Tensor, snapshot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for new, old in zip(weight.split(self.chunk), snapshot.split(self.chunk), strict=True):
+    def _pieces(self, weight: Tensor, snapshot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for new, old in zip(weight.split(self.piece), snapshot.split(self.piece), strict=True):
             if not new.numel():  # An empty tensor is split into one empty part.
                 return
             yield new.to(self.dtype), old.to(self.dtype)
@@ -75,4 +76,6 @@ def _count(values: Tensor, limits: Tensor, counts: Tensor) -> None:
     low, high = limits
     width = torch.where(high > low, high - low, 1)
     bins = (torch.where(finite, values, low) - low) / width * counts.numel()
-    counts.scatter_add_(0, bins.long().clamp(0, counts.numel() - 1), finite.long())
+    # In float32, exact up to 2^24 elements: not every device scatters integers.
+    added = torch.zeros_like(counts, dtype=torch.float32)
+    counts += added.scatter_add_(0, bins.long().clamp(0, counts.numel() - 1), finite.float()).long()

@@ -72,7 +72,7 @@ def _sums_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl.c
 def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
     """The statistics of each chunk into `sums` (float64 [5, chunks], rows as in `Statistic`); it becomes its snapshot.
 
-    A chunk has at most 32768 elements.
+    A chunk has at most 65535 elements.
     """
     weights, snapshots, count, _ = _row(table, ELEMENT)
     if _can_be_vectors(table, BLOCK):
@@ -87,7 +87,8 @@ def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(target + chunks, tl.sum(norm.to(tl.float64)))
     tl.store(target + 2 * chunks, tl.sum(ratio.to(tl.float64)))
     tl.store(target + 3 * chunks, (counted & 65535).to(tl.float64))
-    tl.store(target + 4 * chunks, (counted >> 16).to(tl.float64))
+    # Masked, because the shift of a signed number carries its sign on.
+    tl.store(target + 4 * chunks, ((counted >> 16) & 65535).to(tl.float64))
 
 
 @triton.jit(do_not_specialize=["statistics"])
@@ -213,7 +214,7 @@ def _count_chunk(
         left_out += tl.where(is_finite, 0, 1) + tl.where(update_is_finite, 0, 65536)
     left_out = tl.sum(left_out)
     _add_counts(counted, left_out & 65535, counts_0, BINS, SLOTS)
-    _add_counts(update_counted, left_out >> 16, counts_1, BINS, SLOTS)
+    _add_counts(update_counted, (left_out >> 16) & 65535, counts_1, BINS, SLOTS)
 
 
 @triton.jit

@@ -21,12 +21,20 @@ class CompleteSteps:
     in a method of which torch tells nothing: its step is complete when torch tells of it, or else when the inner one
     begins the next.
 
+    A step that is captured into a CUDA graph does not happen: it counts as none.
+
     Args:
         act: gets `found_inf` of each optimizer that stepped: what GradScaler gives to fused optimizers, else None.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], act: Callable[[list[Tensor | None]], None]) -> None:
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        act: Callable[[list[Tensor | None]], None],
+        capturing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._act = act
+        self._capturing = capturing
         self._number = len(optimizers)
         self._stepped: dict[int, Tensor | None] = {}
         self._hooks: list[Any] = []
@@ -63,6 +71,8 @@ class CompleteSteps:
 
     @_disable_dynamo  # a compiled step calls it, and does not look into it
     def _after(self, index: int, optimizer: Any, *_: object) -> None:
+        if self._capturing():
+            return
         self._stepped[index] = getattr(optimizer, "found_inf", None)
         if self._inner_hooks:
             for hook in self._inner_hooks.pop(index, []):
@@ -72,12 +82,13 @@ class CompleteSteps:
 
     @_disable_dynamo
     def _before(self, index: int, *_: object) -> None:
-        if index in self._stepped:
+        if index in self._stepped and not self._capturing():
             self.finish()
 
     @_disable_dynamo
     def _after_inner(self, index: int, *_: object) -> None:
-        self._stepped[index] = None
+        if not self._capturing():
+            self._stepped[index] = None
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:

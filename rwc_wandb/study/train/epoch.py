@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rwc_wandb.study.train.learner import Learner
+from rwc_wandb.study.train.totals import add_batch, new_totals, on_host
 
 TEST_BATCH = 512
 LOOK_EVERY = 1.0
@@ -26,7 +27,7 @@ class Place:
 
     Attributes:
         step: optimizer steps of the epoch that are done.
-        totals: float64 [3] of these, on the device: sum of losses, correct answers, images; this process's share.
+        totals: of these, as `totals.new_totals` makes them; this process's share.
     """
 
     epoch: int
@@ -71,16 +72,16 @@ def train_epoch(
         accelerator.backward(loss)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
-        _tally(place.totals, loss.detach(), logits.detach(), labels)
+        add_batch(place.totals, loss.detach(), logits.detach(), labels)
         place.step += 1
         images_done += len(labels)
         if show is not None and time.perf_counter() - looked >= LOOK_EVERY:
-            loss_sum, _, count = place.totals.tolist()
+            loss_sum, _, count = on_host(place.totals).tolist()
             show(loss_sum / count, speed())
             looked = time.perf_counter()
         if after_step():
             return None
-    loss_sum, correct, count = accelerator.reduce(place.totals, "sum").tolist()
+    loss_sum, correct, count = on_host(accelerator.reduce(place.totals, "sum")).tolist()
     return {"train/loss": loss_sum / count, "train/accuracy": correct / count, "images_per_second": speed()}
 
 
@@ -94,7 +95,7 @@ def evaluate(learner: Learner) -> dict[str, float]:
         # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one.
         for buffer in model.buffers():
             broadcast(buffer)
-    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
+    totals = new_totals(accelerator.device)
     mine = torch.arange(
         accelerator.process_index, len(learner.test.labels), accelerator.num_processes, device=learner.test.home
     )
@@ -102,16 +103,9 @@ def evaluate(learner: Learner) -> dict[str, float]:
         images, labels = learner.test(numbers)
         with accelerator.autocast():
             logits = model(images)
-        _tally(totals, functional.cross_entropy(logits, labels), logits, labels)
-    loss_sum, correct, count = accelerator.reduce(totals, "sum").tolist()
+        add_batch(totals, functional.cross_entropy(logits, labels), logits, labels)
+    loss_sum, correct, count = on_host(accelerator.reduce(totals, "sum")).tolist()
     return {"test/loss": loss_sum / count, "test/accuracy": correct / count}
-
-
-def _tally(totals: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch, whose mean loss is `loss`, to [sum of losses, correct answers, images], on the device."""
-    totals[0].add_(loss, alpha=len(labels))
-    totals[1].add_((logits.argmax(1) == labels).sum())
-    totals[2].add_(len(labels))
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -13,6 +13,7 @@ import rwc_wandb
 from rwc_wandb.study.train.epoch import Place
 from rwc_wandb.study.train.learner import Learner
 from rwc_wandb.study.train.output import WriteFailures
+from rwc_wandb.study.train.totals import new_totals, on_host
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -40,7 +41,7 @@ class Session:
     def state(self) -> dict[str, Any]:
         """On every process: each has its own share of the totals."""
         accelerator = self.learner.accelerator
-        totals = accelerator.gather(self.place.totals.unsqueeze(0)).cpu()
+        totals = on_host(accelerator.gather(self.place.totals.unsqueeze(0)))
         if not accelerator.is_main_process:
             return {}
         return {
@@ -64,10 +65,10 @@ class Session:
         if len(shares) != accelerator.num_processes:  # They are summed over all processes in the end.
             shares = torch.zeros(accelerator.num_processes, 3, dtype=torch.float64)
             shares[0] = state["totals"].sum(0)
-        totals = shares[accelerator.process_index].to(accelerator.device)
+        totals = new_totals(accelerator.device, shares[accelerator.process_index])
         self.place = Place(state["epoch"], state["step"], totals)
         self.steps, self.best = state["steps"], state["best"]
 
 
 def start_of(epoch: int, learner: Learner) -> Place:
-    return Place(epoch, 0, torch.zeros(3, dtype=torch.float64, device=learner.accelerator.device))
+    return Place(epoch, 0, new_totals(learner.accelerator.device))
