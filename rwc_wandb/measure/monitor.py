@@ -119,7 +119,9 @@ class Monitor:
 
         Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
         """
-        if not self.closed and not self._capturing():
+        if not self.closed:
+            if self._capturing():
+                return
             self._steps.finish()
             self.guarded(partial(self._flush, "close"))
         if not self.closed:
