@@ -102,6 +102,18 @@ def test_a_line_of_train(words: list[str], parts: list[str], capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")]
+)
+def test_a_launcher_that_shards(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    sentence = refusal(["train", "--epochs=1", "--limit-train=64"], capsys)
+    assert sentence.startswith(f"accelerate is configured for {name}, which rwc-wandb train does not support")
+    assert "accelerate launch --multi_gpu" in sentence
+
+
+@pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["nope"], ["nope: there is no such command; it takes one of train, run"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -33,6 +33,14 @@ class Learner:
     train: Batches
     test: Batches
 
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What `accelerate launch` sets -> what the launcher's configuration asks for and this trainer cannot do."""
 
 LEAST_CHANNELS_LAST = 16
 """The image side from which channels_last is faster on a CPU too; bench/README.md has the times."""
@@ -58,8 +66,17 @@ def accelerator_for(config: TrainConfig, on_cpu: bool = False) -> Accelerator:
     """Of the device that Accelerate finds, or of the CPU.
 
     Raises:
-        UserError: the batch cannot be shared among the processes that there are.
+        UserError: the launcher asks for sharded weights, of which the main process alone cannot make a checkpoint; or
+            the batch cannot be shared among the processes that there are.
     """
+    for variable, name in SHARDED.items():
+        # Before `Accelerator` exists: it would ask for packages, or start to shard.
+        if parse_flag_from_env(variable):
+            raise UserError(
+                f"accelerate is configured for {name}, which rwc-wandb train does not support: every process keeps the "
+                "whole model; start it by `accelerate launch --multi_gpu` or `accelerate launch --cpu`, which ignore "
+                "that configuration, or as `rwc-wandb train`."
+            )
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -98,10 +115,10 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
     model = model.to(memory_format=layout)
     # A last batch of one image per process has no variance: batch norm cannot train on it.
     lone = len(images) % config.batch_size < 2 * accelerator.num_processes and len(images) > config.batch_size
-    numbers: Any = range(len(images))
-    # From pinned memory a copy to the GPU is one that nobody waits for; `Batches` makes it.
+    indices: Any = range(len(images))
+    # `Batches` copies them to the GPU: from pinned memory, without a wait.
     loader: DataLoader[int] = DataLoader(
-        numbers, config.batch_size, shuffle=True, drop_last=lone, pin_memory=device.type == "cuda"
+        indices, config.batch_size, shuffle=True, drop_last=lone, pin_memory=device.type == "cuda"
     )
     if config.compile:
         model = torch.compile(model)  # type: ignore[assignment]
