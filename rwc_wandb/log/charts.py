@@ -53,7 +53,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
         run = run.settle()  # Tables are bound to the run itself.
     entity = entity or os.environ.get(ENTITY_VARIABLE) or None
     drawn = series([history])
-    made = charts(drawn, run.name or "")
+    made = charts(drawn)  # No run in the title: W&B keeps it where it draws several runs.
     row: dict[str, Any] = {}
     unreached = not run.offline and not _server_answers(run)
     for name in made if entity else _PRESETS:
