@@ -61,7 +61,7 @@ def test_without_vl_convert_there_is_no_picture_and_still_the_chart() -> None:
     code = """import sys; sys.modules["vl_convert"] = None
 from histories import made_up
 print(sorted(made_up()._repr_mimebundle_()))"""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     assert said.stdout.strip() == f"{[VEGA_LITE, 'text/plain']}"
 
