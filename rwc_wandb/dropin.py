@@ -76,6 +76,17 @@ def watch(
         UserError: weights that cannot be measured (DeepSpeed ZeRO-3, DTensors with `Partial` placements), or a rank
             that did not come within 60 s where all are needed.
         wandb.Error: no run is active and none was given.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with watch(model, optimizer, run=False) as monitor:  # without W&B; within a run leave `run` out
+        ...     for _ in range(3):
+        ...         model(torch.ones(1, 4)).square().sum().backward()
+        ...         optimizer.step()
+        >>> monitor.history.layers, monitor.history.steps
+        (['0', '2'], array([1, 2, 3]))
     """
     check_options(
         every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,

@@ -13,7 +13,9 @@ import rwc_wandb
 WITH_EXAMPLES = [
     "History",
     "elementwise_relative_weight_change",
+    "find_layers",
     "relative_weight_change",
+    "watch",
 ]
 
 

@@ -109,6 +109,14 @@ def find_layers(
         ValueError: the choice is no valid regular expression, or nothing is left to track; a tensor has no values yet,
             or is sharded in a way that cannot be measured.
         TypeError: `model` is not made of modules.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+        >>> [(layer.name, layer.stage, layer.shape) for layer in find_layers(model)]
+        [('0', 'early', (8, 3, 3, 3)), ('3', 'middle', (10, 288))]
+        >>> [layer.name for layer in find_layers(model, "all")]
+        ['0', '0.bias', '3', '3.bias']
     """
     model = as_module(model)
     sharding = Sharding(model)
