@@ -14,6 +14,8 @@ from torch import nn
 
 from rwc_wandb import elementwise_relative_weight_change, relative_weight_change, watch
 
+pytestmark = pytest.mark.gpu
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TIMM = [
     "resnet10t", "mobilenetv3_small_050", "efficientnet_lite0", "tf_efficientnetv2_b0", "ghostnet_050",
     "convnext_atto", "convnextv2_atto", "vit_tiny_patch16_224", "swin_s3_tiny_224", "gmlp_ti16_224", "resmlp_12_224",
@@ -42,7 +44,7 @@ def without_initialisation(build: Callable[[], nn.Module]) -> nn.Module:
     """The initial values do not matter here, and take most of the time."""
     with torch.device("meta"):
         model = build()
-    model.to_empty(device="cpu")
+    model.to_empty(device=DEVICE)
     for parameter in model.parameters():
         parameter.data.uniform_(-1, 1)
     return model
@@ -91,7 +93,7 @@ def test_transformers(name: str) -> None:
     kind = "ForMaskedLM" if name == "Bert" else "ForConditionalGeneration" if name == "T5" else "ForCausalLM"
     if name == "GPT2":
         kind = "LMHeadModel"
-    model = getattr(transformers, f"{name}{kind}")(configuration)
+    model = getattr(transformers, f"{name}{kind}")(configuration).to(DEVICE)
     layers = assert_measured(model)
     assert layers > 10
     if name == "GPT2":

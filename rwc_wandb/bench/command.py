@@ -13,7 +13,8 @@ from rich.console import Console
 
 from rwc_wandb.bench import conditions, table, training, training_table
 from rwc_wandb.bench.baselines import tracked_weights
-from rwc_wandb.bench.methods import case_of, compare, offline_run
+from rwc_wandb.bench.decoder import decoder, is_decoder
+from rwc_wandb.bench.methods import WITHOUT_TRAINING, case_of, compare, offline_run, untrained_case_of
 from rwc_wandb.bench.step import model_and_side, step_slow_downs
 from rwc_wandb.errors import UserError
 from rwc_wandb.options import COUNT
@@ -30,12 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         nargs="+",
         metavar="NAME",
-        help=f"models as `rwc-wandb train` takes them; default: {' '.join(MODELS)}; "
+        help="models as `rwc-wandb train` takes them, and llama:DEPTHxWIDTH (16x2048: 1.24 billion weights; with "
+        f"--no-step); default: {' '.join(MODELS)}; "
         f"with --train: {' '.join(TRAINED_MODELS)}",
     )
+    parser.add_argument(
+        "--everything",
+        type=Path,
+        metavar="OUT",
+        help="on a GPU: the tests for one, these benchmarks and runs of Table 1, each part's result into OUT at once; "
+        "again with the same OUT: what is missing. Needs a clone of the repository",
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="--everything: of one call; default: 9")
     parser.add_argument("--train", action="store_true", help="time the training loop instead, in images per second")
     parser.add_argument("--dataset", help="--train: its images; default: random ones of CIFAR's shape")
-    parser.add_argument("--data-dir", default="data", help="--train: where data sets are; default: data")
+    parser.add_argument("--data-dir", default="data", help="--train, --everything: where data sets are; default: data")
     parser.add_argument("--steps", type=int, help="--train: steps of a sample; default: 390, on a CPU what takes 4 s")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="--train: default: fp32")
     parser.add_argument("--compile", action="store_true", help="--train: torch.compile the model")
@@ -48,8 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     device = _checked(arguments)
+    if arguments.everything is not None:
+        from rwc_wandb.bench.everything import run_all
+
+        return run_all(arguments.output, device, Path(arguments.data_dir), arguments.minutes)
     found = conditions.conditions(device)
     console = Console()
     console.print(*(f"{name}: {value}" for name, value in found.items()), sep="\n", highlight=False)
@@ -69,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     kind.write_csv(path, all_results, found)
     path.with_suffix(".md").write_text(kind.markdown(all_results, found), encoding="utf-8")
     console.print(f"written: {path} and {path.with_suffix('.md').name}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _train(name: str, device: torch.device, arguments: argparse.Namespace) -> training.TrainingResults:
@@ -88,11 +103,14 @@ def _train(name: str, device: torch.device, arguments: argparse.Namespace) -> tr
 
 def _measure(name: str, device: torch.device, arguments: argparse.Namespace) -> table.ModelResults:
     torch.manual_seed(0)
-    model, side = model_and_side(name)
+    model, side = (decoder(name, device), 0) if is_decoder(name) else model_and_side(name)
     model = model.to(device)
     # A run of its own for each model: `wandb.watch` keeps what it has watched until the run ends.
     with offline_run() as wandb_run:
-        floor, methods = compare(case_of(model, wandb_run), arguments.rounds)
+        if is_decoder(name):
+            floor, methods = compare(untrained_case_of(model, wandb_run), arguments.rounds, WITHOUT_TRAINING)
+        else:
+            floor, methods = compare(case_of(model, wandb_run), arguments.rounds)
         slow_downs = {} if arguments.no_step else step_slow_downs(model, side, arguments.batch_size, wandb_run)
     weights = sum(weight.numel() for weight in tracked_weights(model))
     return table.ModelResults(name, weights, floor, methods, None if arguments.no_step else side, slow_downs)
@@ -104,9 +122,17 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
         value = getattr(arguments, option)
         if value is not None and not COUNT.fits(value):
             raise UserError(f"--{option.replace('_', '-')} {value}: it takes {COUNT.takes}.")
+    if not arguments.minutes > 0:
+        raise UserError(f"--minutes {arguments.minutes}: it takes a number above 0.")
+    if arguments.everything is not None:
+        arguments.output = arguments.everything
     arguments.model = arguments.model or list(TRAINED_MODELS if arguments.train else MODELS)
     for name in arguments.model:
-        check_model(name)
+        if is_decoder(name):
+            if arguments.train or not arguments.no_step:
+                raise UserError(f"--model {name}: it has matrices to be measured and no steps; add --no-step.")
+        else:
+            check_model(name)
     if arguments.dataset is not None:
         check_data_set(arguments.dataset)
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -116,8 +142,9 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
         with tempfile.TemporaryFile(dir=arguments.output):
             pass
     except OSError as error:
+        option = "--output" if arguments.everything is None else "--everything"
         raise UserError(
-            f"--output {arguments.output}: nothing can be written there ({error.strerror}); name another folder."
+            f"{option} {arguments.output}: nothing can be written there ({error.strerror}); name another folder."
         ) from None
     return torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

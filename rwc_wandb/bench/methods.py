@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 OURS = "rwc_wandb"
+HISTOGRAMS = "rwc_wandb with histograms"
 WATCH_ALL = 'wandb.watch(log="all")'
 FLOOR = "memory floor"
 
@@ -47,7 +48,7 @@ class Case:
 
 METHODS: dict[str, Callable[[Case], Call]] = {
     OURS: lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=None).measure,
-    "rwc_wandb with histograms": lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=1).measure,
+    HISTOGRAMS: lambda case: rwc_wandb.watch(case.model, run=False, histogram_every=1).measure,
     "one copy, for comparison": lambda case: _copy_of(tracked_weights(case.model)),
     "plain torch": lambda case: PlainTorch(case.model),
     "torch._foreach": lambda case: TorchForeach(case.model),
@@ -60,6 +61,8 @@ METHODS: dict[str, Callable[[Case], Call]] = {
 }
 """Name -> from a case to what measures once when called. `rwc_wandb` is the public `watch` and its `measure`: what a
 training step pays, up to the hook's own call."""
+WITHOUT_TRAINING = (OURS, HISTOGRAMS, "one copy, for comparison", "plain torch", "torch._foreach")
+"""Those that need neither gradients nor Adam's moments, for which the largest models leave no room."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,22 @@ def case_of(model: nn.Module, run: Run) -> Case:
     return Case(model, optimizer, run)
 
 
-def compare(case: Case, rounds: int) -> tuple[Result, list[Result]]:
-    """Count and time all methods on one model; returns the floor and the methods."""
+def untrained_case_of(model: nn.Module, run: Run) -> Case:
+    """`model` for the methods `WITHOUT_TRAINING`: it has no gradients."""
+    return Case(model, torch.optim.SGD(model.parameters(), lr=1e-3), run)
+
+
+def compare(case: Case, rounds: int, names: Sequence[str] = tuple(METHODS)) -> tuple[Result, list[Result]]:
+    """Count and time the methods on one model; returns the floor and the methods."""
+    methods = {name: METHODS[name] for name in names}
     with warnings.catch_warnings():
         # Our monitor never raises; here a failure must not pass for a fast measurement.
         warnings.simplefilter("error", rwc_wandb.MonitoringStopped)
-        _load_all(case)
+        _load_all(case, methods)
         calls: dict[str, Call] = {}
         memory: dict[str, int] = {}
         reads: dict[str, int] = {}
-        for name, build in METHODS.items():
+        for name, build in methods.items():
             with Tally(case.device) as tally:
                 calls[name] = build(case)
                 calls[name]()
@@ -124,7 +133,7 @@ def compare(case: Case, rounds: int) -> tuple[Result, list[Result]]:
     for call in calls.values():
         if isinstance(call, WandbWatch):
             call.close()
-    results = [Result(name, timings[name], memory[name], reads[name]) for name in METHODS]
+    results = [Result(name, timings[name], memory[name], reads[name]) for name in names]
     return Result(FLOOR, floor_timing, 0, 0), results
 
 
@@ -134,10 +143,10 @@ def _copy_of(weights: list[Tensor]) -> Call:
     return lambda: target.copy_(source)
 
 
-def _load_all(case: Case) -> None:
+def _load_all(case: Case, methods: Mapping[str, Callable[[Case], Call]]) -> None:
     """Run everything once on a small network, so that imports and compilation count for no method."""
     small = case_of(nn.Linear(8, 8, device=case.device), case.run)
-    for build in METHODS.values():
+    for build in methods.values():
         call = build(small)
         call()
         if isinstance(call, WandbWatch):

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
-import wandb
 from torch import nn
 
 import rwc_wandb
@@ -50,6 +49,8 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
     Steps with and without take turns; what counts is the ratio within a turn. Ours measures at every step with the
     settings of `watch` otherwise (a row of values every 50 steps, histograms every 1000: too few to be in the median).
     """
+    import wandb
+
     device = next(model.parameters()).device
     images = torch.randn(batch_size, 3, side, side, device=device)
     labels = torch.randint(CLASSES, (batch_size,), device=device)
@@ -82,10 +83,10 @@ def step_slow_downs(model: nn.Module, side: int, batch_size: int, run: Run) -> d
     rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(SECONDS_PER_MODEL / needed)))
     slower: list[list[float]] = [[], []]
     for turn in range(rounds):
-        order = [(turn + place) % 3 for place in range(3)]
-        taken = {place: variants[place]() for place in order}
-        for place in (1, 2):
-            slower[place - 1].append(100 * (taken[place] / taken[0] - 1))
+        order = [(turn + index) % 3 for index in range(3)]
+        taken = {index: variants[index]() for index in order}
+        for index in (1, 2):
+            slower[index - 1].append(100 * (taken[index] / taken[0] - 1))
     monitor.close()
     return {OURS: spread(slower[0]), WATCH_ALL: spread(slower[1])}
 

@@ -99,8 +99,8 @@ def write_csv(path: Path, all_results: Sequence[ModelResults], conditions: Mappi
 
 def terminal_rows(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", no_wrap=place == 0)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     return table

@@ -23,6 +23,7 @@ from rwc_wandb import elementwise_relative_weight_change, relative_weight_change
 from rwc_wandb.measure.kernels import Reduction, Statistic, rates, reduction_for
 from rwc_wandb.measure.kernels.reference import ReferenceReduction
 
+pytestmark = pytest.mark.gpu
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HALVES = (torch.bfloat16, torch.float16)
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
