@@ -50,6 +50,10 @@ class Ending:
     seconds: float
     said: str
 
+    @property
+    def outcome(self) -> str:
+        return f"{self.state} {self.reason}".strip()
+
 
 def run_all(out: Path, device: torch.device, data_dir: Path, minutes: float) -> int:
     """Do the parts that have no result in `out` yet, then once more those that failed, for at most `minutes`.
@@ -87,7 +91,7 @@ def run_all(out: Path, device: torch.device, data_dir: Path, minutes: float) -> 
             continue
         endings[part.name] = ending
         _write(out, all_parts, endings, found)
-        console.print(f"{ending.state} {ending.reason} in {ending.seconds:.0f} s: {ending.said}", markup=False)
+        console.print(f"{ending.outcome} in {ending.seconds:.0f} s: {ending.said}", markup=False)
     failed = [part.name for part in all_parts if part.name in endings and endings[part.name].state == FAILED]
     waiting = [part.name for part in all_parts if part.name not in endings]
     console.print(
@@ -161,8 +165,14 @@ def _write(out: Path, all_parts: Sequence[Part], endings: dict[str, Ending], fou
     rows = []
     for part in all_parts:
         ending = endings.get(part.name)
-        state = "missing" if ending is None else f"{ending.state} {ending.reason}".strip()
-        rows.append((part.name, state, f"{ending.seconds:.0f}" if ending else "", ending.said if ending else ""))
+        rows.append(
+            (
+                part.name,
+                ending.outcome if ending else "missing",
+                f"{ending.seconds:.0f}" if ending else "",
+                ending.said if ending else "",
+            )
+        )
     note = "" if "CUDA" in found else REHEARSAL
     page = markdown_page("Everything", found, note, ("part", "state", "seconds", "its last line"), [("Parts", rows)])
     write_whole(out / "results.md", page)

@@ -68,7 +68,7 @@ def test_what_failed_or_was_cut_off_is_done_in_the_next_call(
     assert states(out) == {
         "good": "passed", "bad": "failed with status 3", "slow": "passed", "last": "passed"
     }  # fmt: skip
-    assert "slow ... passed  in" in (said := capsys.readouterr().out)
+    assert "slow ... passed in" in (said := capsys.readouterr().out)
     assert said.index("slow ...") < said.index("last ...") < said.index("bad ...")
     assert (out / "slow.txt").read_text() == "resumed\n"
     assert (out / "good.txt").stat().st_mtime_ns == before
