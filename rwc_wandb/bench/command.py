@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     device = _checked(arguments)
     if arguments.everything is not None:
-        from rwc_wandb.bench.everything import run_all
+        from rwc_wandb.bench.everything.calls import run_all
 
         return run_all(arguments.output, device, Path(arguments.data_dir), arguments.minutes)
     found = conditions.conditions(device)

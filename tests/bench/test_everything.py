@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwc_wandb.bench import command, everything, parts
+from rwc_wandb.bench import command
 from rwc_wandb.bench.decoder import decoder
-from rwc_wandb.bench.parts import Part
+from rwc_wandb.bench.everything import calls, parts
+from rwc_wandb.bench.everything.parts import Part
 from rwc_wandb.cli import main
 
 ALL = parts.parts
@@ -30,8 +31,8 @@ def states(out: Path) -> dict[str, str]:
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch) -> list[Part]:
     chosen: list[Part] = []
-    monkeypatch.setattr(everything, "parts", lambda out, on_gpu, data_dir: (chosen, ["left out"]))
-    monkeypatch.setattr(everything, "SECONDS_TO_STOP", 5)
+    monkeypatch.setattr(calls, "parts", lambda out, on_gpu, data_dir: (chosen, ["left out"]))
+    monkeypatch.setattr(calls, "SECONDS_TO_STOP", 5)
     return chosen
 
 
@@ -43,7 +44,7 @@ def test_what_failed_or_was_cut_off_is_done_in_the_next_call(
     only: list[Part], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, mark = tmp_path / "out", tmp_path / "mark"
-    monkeypatch.setattr(everything, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(calls, "LEAST_SECONDS", 0)
     stops = "import pathlib, signal, sys, time; signal.signal(15, lambda *_: sys.exit(143))"
     stops += f"; m = pathlib.Path({str(mark)!r}); seen = m.exists(); m.touch()"
     stops += "; print('resumed' if seen else 'begun'); seen or time.sleep(60)"
@@ -55,7 +56,7 @@ def test_what_failed_or_was_cut_off_is_done_in_the_next_call(
     ]
     assert call(out, minutes=0.1) == 1
     said = capsys.readouterr().out
-    assert everything.REHEARSAL in said.replace("\n", " ")
+    assert calls.REHEARSAL in said.replace("\n", " ")
     assert "left out" in said
     assert states(out) == {"good": "passed", "bad": "failed with status 3"}
     assert "slow ... cut off; the next call takes it up" in said

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from rwc_wandb.bench import conditions
-from rwc_wandb.bench.parts import ROOT, TESTS, Part, parts
+from rwc_wandb.bench.everything.parts import ROOT, TESTS, Part, parts
 from rwc_wandb.bench.table import markdown_page
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import write_whole

@@ -1,0 +1,1 @@
+"""`rwc-wandb bench --everything`: what only a GPU can prove, in parts."""
