@@ -20,6 +20,7 @@ COMMANDS = {
     "claims": ("rwc_wandb.study.paper.claims", "judge what the paper claims on runs"),
     "view": ("rwc_wandb.view.command", "draw the charts of runs from their files, without W&B"),
     "charts": ("rwc_wandb.log.push", "register the custom charts in W&B"),
+    "workspace": ("rwc_wandb.log.workspace", "save a W&B workspace with the charts of a project"),
     "report": ("rwc_wandb.study.paper.report", "write a W&B report of a project"),
     "bench": ("rwc_wandb.bench.command", "time a measurement beside the floor that memory sets and what others do"),
 }

@@ -167,11 +167,14 @@ class Backend(ArtifactAnswers, ReadingAnswers):
     def _on_upsertView(self, variables: Json) -> Json:
         # The client takes the id of a report, and of nothing else, for base64.
         new_id = base64.b64encode(f"View:{len(self.reports) + 1:07}".encode()).decode()
-        report_id = variables["id"] or new_id
+        report_id = variables.get("id") or new_id
         place = variables["entityName"], variables["projectName"]
         words = variables["displayName"], variables["description"], variables["type"]
         self.reports[report_id] = Report(report_id, *place, *words, spec=json.loads(variables["spec"]))
         return {"upsertView": {"view": nodes.report(self.reports[report_id]), "inserted": report_id == new_id}}
+
+    _on_UpsertView2 = _on_upsertView
+    """A workspace is a view too, of the kind "project-view"."""
 
     def _on_SpecificReport(self, variables: Json) -> Json:
         return {"view": nodes.report(self.reports[variables["reportId"]])}

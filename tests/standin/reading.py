@@ -12,12 +12,13 @@ from standin.store import Json, Store
 
 class ReadingAnswers(Store):
     def _on_Runs(self, variables: Json) -> Json:
-        if json.loads(variables["filters"]) or variables["order"] != "+created_at":
+        if json.loads(variables["filters"]) or variables["order"] not in ("+created_at", "-created_at"):
             raise NotImplementedError(f"runs that are filtered or ordered: {variables}")
         place = variables["entity"], variables["project"]
         if place not in self.projects:
             return {"project": None}
         runs = [nodes.run(run) for run in self.runs.values() if (run.entity, run.project) == place]
+        runs = runs[::-1] if variables["order"] == "-created_at" else runs
         return {"project": {**nodes.project(*place), "runCount": len(runs), "runs": nodes.page(runs)}}
 
     def _on_Run(self, variables: Json) -> Json:
