@@ -16,21 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwc_wandb.view.compared import Comparison
 from rwc_wandb.view.series import Series
 
 MOST_ROWS = 10_000
 """W&B cuts a table in a run file here, silently."""
 
-LAYER_COLUMNS = ["layer", "depth", "stage", "start", "time", "rwc"]
+LAYER_COLUMNS = ["layer", "depth", "stage", "start", "time", "rwc", "role", "block"]
+RATIO_COLUMNS = ["ratio" if column == "rwc" else column for column in LAYER_COLUMNS] + ["error"]
 STAGE_COLUMNS = ["stage", "order", "time", "mean", "low", "high"]
 
 CHARTS = {
+    "rwc_map": "RWC by role and block, at a chosen time",
     "rwc_heatmap": "RWC of every layer over time",
     "rwc_curves": "RWC over time, one line per layer",
     "rwc_stages": "RWC over time, one line per stage",
     "rwc_profile": "RWC over depth, at a chosen time",
 }
 """Chart name, which is also its spec's file and its name in W&B: what it shows."""
+
+RATIO_CHARTS = {
+    "rwc_ratio": "ratio of every layer's RWC over time",
+    "rwc_ratio_stages": "ratio of RWC over time, one line per stage",
+}
+"""Charts of two groups of runs compared, which are drawn locally only."""
 
 Row = list[Any]
 
@@ -56,7 +65,7 @@ def charts(
     series: Series, title: str = "", most_rows: int = MOST_ROWS, most_measurements: int = MOST_ROWS
 ) -> dict[str, Chart]:
     """Chart name: its table and words. Thinned evenly to at most `most_rows` rows and `most_measurements` measurements
-    each; the title says how many are shown."""
+    each; the title says how many are shown. Where no role repeats there is no map."""
     reading = _how_to_read(series)
     by_layer, by_stage = (
         thinned(len(series.steps), min(most_rows // len(names), most_measurements))
@@ -65,6 +74,8 @@ def charts(
     layer_rows, stage_rows = _layer_rows(series, by_layer), _stage_rows(series, by_stage)
     result = {}
     for name, shows in CHARTS.items():
+        if name == "rwc_map" and not series.repeats:
+            continue
         columns, rows, shown = (
             (STAGE_COLUMNS, stage_rows, by_stage) if name == "rwc_stages" else (LAYER_COLUMNS, layer_rows, by_layer)
         )
@@ -73,6 +84,28 @@ def charts(
             words += f" ({len(shown):,} of {len(series.steps):,} measurements shown)"
         strings = {"title": words, "subtitle": reading[name], "value": value_title(series), "time": series.clock}
         result[name] = Chart(columns, rows, {column: column for column in columns}, strings)
+    return result
+
+
+def ratio_charts(
+    comparison: Comparison, title: str, most_rows: int = MOST_ROWS, most_measurements: int = MOST_ROWS
+) -> dict[str, Chart]:
+    """Chart name: its table and words; thinned as in `charts`."""
+    drawn = comparison.drawn
+    shown = thinned(len(drawn.steps), min(most_rows // len(drawn.layers), most_measurements))
+    errors = comparison.errors[shown].ravel().tolist()
+    rows = [[*row, _finite(error)] for row, error in zip(_layer_rows(drawn, shown), errors, strict=True)]
+    of_runs = " of all pairs of runs" if max(comparison.runs) > 1 else " layer of the stage"
+    subtitles = {
+        "rwc_ratio": "Red: the layer changes more in the first. Blue: more in the second. White: equal.",
+        "rwc_ratio_stages": f"Above 1: more in the first. Line: mean of log2; band: lowest to highest{of_runs}.",
+    }
+    result = {}
+    for name, shows in RATIO_CHARTS.items():
+        columns, own = (RATIO_COLUMNS, rows) if name == "rwc_ratio" else (STAGE_COLUMNS, _stage_rows(drawn, shown))
+        strings = {"title": f"{title}: {shows}", "subtitle": subtitles[name], "time": drawn.clock}
+        strings["value"] = "ratio of RWC, first to second (log scale)"
+        result[name] = Chart(columns, own, {column: column for column in columns}, strings)
     return result
 
 
@@ -116,9 +149,11 @@ def filled(template: Any, fields: dict[str, str], strings: dict[str, str]) -> An
 def _layer_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
     times = series.times[shown]
     return [
-        [layer, depth, stage, start, time, _finite(value)]
+        [layer, depth, stage, start, time, _finite(value), role, block]
         for start, time, row in zip(_starts(times), times.tolist(), series.values[shown].tolist(), strict=True)
-        for depth, (layer, stage, value) in enumerate(zip(series.layers, series.stages, row, strict=True))
+        for depth, (layer, stage, value, role, block) in enumerate(
+            zip(series.layers, series.stages, row, series.roles, series.blocks, strict=True)
+        )
     ]
 
 
@@ -157,6 +192,7 @@ def _how_to_read(series: Series) -> dict[str, str]:
         else "band: lowest to highest layer that changes"
     )
     return {
+        "rwc_map": runs + "Move the slider to see when each part of the network learns. Bright: it changes much.",
         "rwc_heatmap": runs + "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured.",
         "rwc_curves": runs + "A line that falls and stays low has stopped learning. Point at a line to see its layer.",
         "rwc_stages": f"Line: mean over the stage's layers{runs and f' and {series.runs} runs'}; {band}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from pathlib import Path
 from typing import Any
 
 from rwc_wandb.view.charts import Chart
@@ -14,33 +15,22 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-s
 INK = "#767d87"
 """The colour of words in the specs: readable on white and on nearly black, so perfect on neither."""
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2rem auto; padding: 0 1rem;
-       color: light-dark(#23272e, #d8dce2); background: light-dark(#ffffff, #1a1c1f); }
-h1 { font-size: 1.4rem; margin-bottom: .2rem; }
-p, li { max-width: 52rem; margin: .4rem 0; }
-.chart { overflow-x: auto; margin: 2rem 0; }
-.vega-bind { font-size: 13px; color: #767d87; }
-.vega-bind input { width: 360px; vertical-align: middle; }
-"""
+_HINT = "Click on a cell, a line or a dot to see its role alone in all charts, and again to see all."
 
-_SCRIPT = """
-const ink = matchMedia("(prefers-color-scheme: dark)").matches ? "#d8dce2" : "#23272e";
-const described = document.getElementById("charts").textContent.replaceAll(INK, ink);
-for (const {id, spec, table} of JSON.parse(described)) {
-  // Every chart gets rows of its own: Vega writes into them.
-  const {columns, texts} = TABLES[table];
-  const names = Object.keys(columns);
-  const values = Array.from({length: columns[names[0]].length}, (_, row) =>
-    Object.fromEntries(names.map(name => [name, texts[name] ? texts[name][columns[name][row]] : columns[name][row]])));
-  spec.data = {values};
-  // Errors only (1): Vega warns of a mark that has no rows, and most runs have no zeros to mark.
-  await vegaEmbed("#" + id, spec, {logLevel: 1, mode: "vega-lite", renderer: "canvas", bind: `#${id}_controls`,
-    actions: {export: true, source: false, compiled: false, editor: false}});
-  // The heat map is seen while the others are still being drawn.
-  await new Promise(resolve => setTimeout(resolve));
-}
+_CONTROLS = """
+<form id="controls" autocomplete="off">
+<label>Role <select name="role"><option value="">all</option></select></label>
+<label>Stage <select name="stage"><option value="">all</option></select></label>
+<label>Rows and lines <select name="group">
+<option value="">every layer, input first</option>
+<option value="by role">every layer, by role</option>
+<option value="role">mean of each role</option>
+<option value="stage">mean of each stage</option>
+</select></label>
+<label>Colour of lines <select name="colour">
+<option>depth</option><option>role</option><option>stage</option>
+</select></label>
+</form>
 """
 
 
@@ -50,6 +40,7 @@ def page(
     findings: list[str],
     specs: dict[str, dict[str, Any]],
     made: dict[str, Chart],
+    heights: dict[str, int],
     library: str,
 ) -> str:
     """The page as text.
@@ -60,8 +51,11 @@ def page(
         findings: what the run shows, a list; escaped as well.
         specs: chart name: its spec, filled and sized, without data.
         made: the charts' rows.
+        heights: pixels of the rows of the heat map and the profile: lowest, highest, and typical of all together.
         library: JavaScript that defines `vegaEmbed`.
     """
+    own = Path(__file__).parent
+    style, script = (own / "page.css").read_text("utf-8"), (own / "page.js").read_text("utf-8")
     tables: dict[str, dict[str, Any]] = {}
     listed = []
     for name, described in specs.items():
@@ -79,7 +73,7 @@ def page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{style}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
@@ -87,14 +81,14 @@ def page(
 <ul>
 {found}
 </ul>
+{_CONTROLS}
+<p class="hint">{_HINT}</p>
 {places}
 <script type="application/json" id="tables">{_json(tables)}</script>
-<script type="application/json" id="charts">{_json(listed)}</script>
+<script type="application/json" id="charts">{_json({"charts": listed, "ink": INK, "heights": heights})}</script>
 <script type="module">{library}</script>
 <script type="module">
-const INK = "{INK}";
-const TABLES = JSON.parse(document.getElementById("tables").textContent);
-{_SCRIPT}</script>
+{script}</script>
 </body>
 </html>
 """

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
 from rwc_wandb.files import whole_file
 from rwc_wandb.measure.series.history import History
-from rwc_wandb.view.charts import Chart, charts, filled, spec
+from rwc_wandb.view.charts import Chart, charts, filled, ratio_charts, spec
+from rwc_wandb.view.compared import Comparison
+from rwc_wandb.view.differences import differences
 from rwc_wandb.view.findings import findings
 from rwc_wandb.view.page import INK, page
 from rwc_wandb.view.series import Series, series
 
 WIDTH = 860
 """Pixels of every chart's plot."""
+
+ROW_PER_LAYER = ("rwc_heatmap", "rwc_profile", "rwc_ratio")
+LOWEST_ROW, HIGHEST_ROW, TYPICAL_HEIGHT = 11, 24, 700
+"""Pixels of a row of the heat map: not lower than its name, and in all about 700 where that is possible."""
+
+ROLE_HEIGHT, WIDEST_CELL = 26, 70
+"""Pixels of a row of the map, and of its widest column."""
+
+PIXELS_PER_LETTER = 8
+"""Of an axis' labels, with what must stay free around them."""
 
 MOST_ROWS_LOCAL = 40_000
 """A page with more rows takes seconds to open; 161 layers x 150 epochs are 24,150."""
@@ -58,21 +73,42 @@ def write_pictures(
     stem = "rwc_elementwise" if elementwise else "rwc"
     files = {folder / f"{stem}.html": html_page(drawn, made, title).encode()}
     files[folder / f"{stem}.png"] = png(concrete("rwc_heatmap", made["rwc_heatmap"], drawn))
-    for name, chart in made.items() if pictures else ():
-        spec_with_data = concrete(name, chart, drawn)
-        data = png(spec_with_data) if pictures == "png" else svg(spec_with_data).encode()
-        files[folder / f"{stem}{name.removeprefix('rwc')}.{pictures}"] = data
-    for path, data in files.items():
-        with whole_file(path) as unfinished:
-            unfinished.write_bytes(data)
-    return list(files)
+    files |= _pictures(folder / stem, made, drawn, pictures)
+    return _written(files)
+
+
+def write_comparison(
+    comparison: Comparison, folder: str | Path, title: str, pictures: Literal["png", "svg"] | None = None
+) -> list[Path]:
+    """Write `rwc_ratio.html` (both charts, and the differences in words) and `rwc_ratio.png` (the ratio of every
+    layer) into `folder`; arguments, result and errors are those of `write_pictures`."""
+    _vl_convert()
+    drawn = comparison.drawn
+    made = ratio_charts(comparison, title, MOST_ROWS_LOCAL, MOST_MEASUREMENTS)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "rwc_elementwise_ratio" if drawn.elementwise else "rwc_ratio"
+    shown = _page(drawn, made, title, [_formula(drawn), _RATIO], differences(comparison))
+    files = {folder / f"{stem}.html": shown.encode()}
+    files[folder / f"{stem}.png"] = png(concrete("rwc_ratio", made["rwc_ratio"], drawn))
+    files |= _pictures(folder / stem.removesuffix("_ratio"), made, drawn, pictures)
+    return _written(files)
 
 
 def html_page(drawn: Series, made: dict[str, Chart], title: str = "") -> str:
     """All charts in one self-contained page."""
-    specs = {name: _sized(name, chart, drawn) for name, chart in made.items()}
+    of_runs = [f"The mean of {drawn.runs} runs is drawn."] if drawn.runs > 1 else []
+    introduction = [_formula(drawn), *of_runs, _HOW_TO_READ]
+    return _page(drawn, made, title or "Relative weight change", introduction, findings(drawn))
+
+
+def _page(drawn: Series, made: dict[str, Chart], title: str, introduction: list[str], said: list[str]) -> str:
+    # What is higher than a screen comes last.
+    order = sorted(made, key=lambda name: name in ROW_PER_LAYER and len(drawn.layers) * LOWEST_ROW > TYPICAL_HEIGHT)
+    specs = {name: _sized(name, made[name], drawn) for name in order}
     library = _vl_convert().javascript_bundle(vl_version=VEGA_LITE)
-    return page(title or "Relative weight change", _introduction(drawn), findings(drawn), specs, made, library)
+    heights = {"lowest": LOWEST_ROW, "highest": HIGHEST_ROW, "typical": TYPICAL_HEIGHT}
+    return page(title, introduction, said, specs, made, heights, library)
 
 
 def concrete(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
@@ -99,17 +135,41 @@ def _on_white(concrete_spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
-    # Whole pixels per row: fractions leave seams between the cells.
-    row_height = max(5, min(24, 700 // len(drawn.layers)))
-    by_layer = max(row_height * len(drawn.layers), 60)
-    height = by_layer if name in ("rwc_heatmap", "rwc_profile") else 360
     described: dict[str, Any] = filled(spec(name), chart.fields, chart.strings)
     # The file says version 5, for W&B; it means the same in the newer one that is bundled here.
     del described["$schema"]
-    return described | {"width": WIDTH, "height": height}
+    if name == "rwc_map":
+        columns = len(set(drawn.blocks))
+        width = min(WIDTH, columns * WIDEST_CELL)
+        if PIXELS_PER_LETTER * max(map(len, drawn.blocks)) < width / columns:
+            for layer in (described["layer"][0]["layer"][1], described["layer"][1]):
+                layer["encoding"]["x"]["axis"]["labelAngle"] = 0
+        return described | {"width": width, "height": {"step": ROLE_HEIGHT}}
+    if name == "rwc_ratio":
+        known = np.abs(drawn.values[np.isfinite(drawn.values)])
+        # The hundredth part that is largest does not make the others pale.
+        most = math.ceil(max(1.0, np.quantile(known, 0.99))) if len(known) else 1
+        described["layer"][0]["encoding"]["color"]["scale"]["domain"] = [-most, most]
+    if name in ROW_PER_LAYER:
+        # Whole pixels: fractions leave seams between the cells.
+        row_height = max(LOWEST_ROW, min(HIGHEST_ROW, TYPICAL_HEIGHT // len(drawn.layers)))
+        return described | {"width": WIDTH, "height": {"step": row_height}}
+    return described | {"width": WIDTH, "height": 360}
 
 
-def _introduction(drawn: Series) -> list[str]:
+_HOW_TO_READ = (
+    "Which layers learn? The bright rows of the heat map. Which have stopped? Rows that turn dark and stay dark, lines "
+    "that level off low. What is odd? Light grey marks a layer that did not change at all (frozen, or no gradient), "
+    "orange one without a finite value (NaN or infinite)."
+)
+
+_RATIO = (
+    "Two groups of runs are compared: the mean over the first of log2 RWC, less that over the second. 2 means that a "
+    "layer changes twice as much in the first. Light grey: no ratio, since one of them did not change or is not finite."
+)
+
+
+def _formula(drawn: Series) -> str:
     if drawn.elementwise:
         formula = (
             "the mean over its weights of |w_t - w_(t-1)| / |w_(t-1)| "
@@ -118,14 +178,29 @@ def _introduction(drawn: Series) -> list[str]:
     else:
         formula = "sum |w_t - w_(t-1)| / sum |w_(t-1)| over its weights"
     apart = f"one {drawn.clock}" if drawn.interval == 1 else f"{drawn.interval:,} {drawn.clock}s"
-    runs = f"The mean of {drawn.runs} runs is drawn." if drawn.runs > 1 else ""
-    return [
+    return (
         f"Relative weight change (RWC, arXiv 2011.06735) of a layer: {formula}, here between measurements {apart} "
-        f"apart. 0.01 means that the layer moved by one percent of its size. {runs}",
-        "Which layers learn? The bright rows of the heat map. Which have stopped? Rows that turn dark and stay dark, "
-        "lines that level off low. What is odd? Light grey marks a layer that did not change at all (frozen, or no "
-        "gradient), orange one without a finite value (NaN or infinite).",
-    ]
+        f"apart. 0.01 means that the layer moved by one percent of its size."
+    )
+
+
+def _pictures(
+    stem: Path, made: dict[str, Chart], drawn: Series, kind: Literal["png", "svg"] | None
+) -> dict[Path, bytes]:
+    """Every chart as a file of its own, where a kind is asked for."""
+    files = {}
+    for name, chart in made.items() if kind else ():
+        described = concrete(name, chart, drawn)
+        data = png(described) if kind == "png" else svg(described).encode()
+        files[stem.with_name(f"{stem.name}{name.removeprefix('rwc')}.{kind}")] = data
+    return files
+
+
+def _written(files: dict[Path, bytes]) -> list[Path]:
+    for path, data in files.items():
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
+    return list(files)
 
 
 def _vl_convert() -> ModuleType:

@@ -24,6 +24,9 @@ class Series:
     Attributes:
         layers: [L] names in forward order.
         stages: [L] the stage of each layer.
+        roles: [L] the role of each layer: see `History`.
+        blocks: [L] the block of each layer; of one that does not repeat, `in` before all blocks, `out` after them, `5+`
+            after block 5.
         steps: int64 [T], increasing.
         values: [T, L] RWC, the mean over the runs that have a finite value there.
         stage_names: [S] in forward order.
@@ -37,6 +40,8 @@ class Series:
 
     layers: list[str]
     stages: list[str]
+    roles: list[str]
+    blocks: list[str]
     steps: NDArray[np.int64]
     values: Values
     stage_names: list[str]
@@ -46,6 +51,12 @@ class Series:
     runs: int
     elementwise: bool
     steps_per_epoch: int | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a role stands in several blocks: then there is a map of roles and blocks."""
+        places = set(zip(self.roles, self.blocks, strict=True))
+        return len(places) > len(set(self.roles))
 
     @property
     def times(self) -> NDArray[np.number]:
@@ -70,27 +81,29 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     Raises:
         UserError: no history, one without a measurement, different layers, or no step in common.
     """
-    _check(histories)
+    check_alike(histories)
     first = histories[0]
     steps: NDArray[np.int64] = reduce(np.intersect1d, [np.unique(history.steps) for history in histories])
     if not len(steps):
         raise UserError("The histories have no optimizer step in common: a mean needs steps that every run measured.")
-    values = np.stack([_values_at(history, steps, elementwise) for history in histories])  # [R, T, L]
+    values = np.stack([values_at(history, steps, elementwise) for history in histories])  # [R, T, L]
     stage_names, means = first.stage_means(values)
     if len(histories) > 1:
-        low, high = _over_runs(np.nanmin, means), _over_runs(np.nanmax, means)
+        low, high = over_runs(np.nanmin, means), over_runs(np.nanmax, means)
     else:
         # What stands still has no place on a logarithmic axis: the band is of the layers that change.
         changing = np.where(values[0] > 0, values[0], np.nan)
         of_stage = [changing[:, np.array(first.stages) == name].T for name in stage_names]
-        low, high = (np.stack([_over_runs(end, layers) for layers in of_stage], 1) for end in (np.nanmin, np.nanmax))
+        low, high = (np.stack([over_runs(end, layers) for layers in of_stage], 1) for end in (np.nanmin, np.nanmax))
     return Series(
         layers=first.layers,
         stages=first.stages,
+        roles=first.roles,
+        blocks=_named_blocks(first.blocks),
         steps=steps,
-        values=_over_runs(np.nanmean, values),
+        values=over_runs(np.nanmean, values),
         stage_names=stage_names,
-        stage_means=_over_runs(np.nanmean, means),
+        stage_means=over_runs(np.nanmean, means),
         stage_low=low,
         stage_high=high,
         runs=len(histories),
@@ -99,7 +112,18 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
     )
 
 
-def _check(histories: Sequence[History]) -> None:
+def _named_blocks(blocks: Sequence[int | None]) -> list[str]:
+    repeated = [depth for depth, block in enumerate(blocks) if block is not None]
+    last = repeated[-1] if repeated else -1
+    named, before = [], "in"
+    for depth, block in enumerate(blocks):
+        before = before if block is None else f"{block}+"
+        named.append(str(block) if block is not None else "out" if depth > last >= 0 else before)
+    return named
+
+
+def check_alike(histories: Sequence[History]) -> None:
+    """Raises: UserError, when these are not runs of one architecture that have measured something."""
     if not histories:
         raise UserError("There is no history to draw: give at least one.")
     first = histories[0]
@@ -109,12 +133,12 @@ def _check(histories: Sequence[History]) -> None:
         if history.layers != first.layers:
             raise UserError(
                 f"History {number} has other layers than history 1 ({_difference(history.layers, first.layers)}): "
-                "only runs of one architecture can be averaged; view the others on their own."
+                "only runs of one architecture can be averaged or compared; view the others on their own."
             )
         if history.stages != first.stages:
             raise UserError(
                 f"History {number} has other stages than history 1 ({_difference(history.stages, first.stages)}): "
-                "only runs whose layers are grouped alike can be averaged."
+                "only runs whose layers are grouped alike can be averaged or compared."
             )
 
 
@@ -125,7 +149,7 @@ def _difference(these: Sequence[str], others: Sequence[str]) -> str:
     return f"at depth {depth}: {these[depth]!r} against {others[depth]!r}"
 
 
-def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) -> Values:
+def values_at(history: History, steps: NDArray[np.int64], elementwise: bool) -> Values:
     """[T, L] at `steps`; of a step that was measured twice (a run resumed from an older checkpoint), the later one."""
     place = {int(step): row for row, step in enumerate(history.steps)}
     rows = [place[int(step)] for step in steps]
@@ -135,7 +159,7 @@ def _values_at(history: History, steps: NDArray[np.int64], elementwise: bool) ->
     return values
 
 
-def _over_runs(reduction: Callable[..., Any], values: Values) -> Values:
+def over_runs(reduction: Callable[..., Any], values: Values) -> Values:
     """`values` [R, T, ...] reduced over the runs (or the layers of one); NaN only where none has a value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import vl_convert
-from histories import made_up
+from histories import made_up, transformer
 from PIL import Image
 from torch import nn
 
@@ -71,13 +71,17 @@ def test_with_pandas_a_history_becomes_a_long_data_frame() -> None:
     history = made_up(layers=6, measurements=20)
     history.rwc[3, 1] = np.nan
     frame = history.to_pandas()
-    assert list(frame.columns) == ["step", "layer", "stage", "rwc", "rwc_elementwise"]
+    assert list(frame.columns) == ["step", "layer", "role", "block", "stage", "rwc", "rwc_elementwise"]
     assert len(frame) == 120
     np.testing.assert_array_equal(frame["rwc"].to_numpy().reshape(20, 6), history.rwc)
     np.testing.assert_array_equal(frame["step"].to_numpy().reshape(20, 6)[:, 0], history.steps)
     one = frame[frame.layer == history.layers[4]]
     np.testing.assert_array_equal(one.rwc_elementwise, history.rwc_elementwise[:, 4])
     assert set(one.stage) == {history.stages[4]}
+    repeated = transformer(blocks=2, measurements=3).to_pandas()
+    assert repeated.role[:4].tolist() == ["embed", "attention.query", "attention.value", "mlp"]
+    assert repeated.block[1:7].tolist() == [0, 0, 0, 1, 1, 1]
+    assert repeated.block[[0, 7]].isna().all()
     assert len(History(["a"], ["early"], [1]).to_pandas()) == 0
 
 

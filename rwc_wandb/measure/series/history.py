@@ -110,8 +110,8 @@ class History:
     def to_pandas(self) -> DataFrame:
         """A pandas data frame with a row for every layer at every measurement, T L rows in all.
 
-        Its columns are `step` (int64), `layer`, `stage` (categories in forward order), `rwc` and
-        `rwc_elementwise` (float32, NaN and inf as they were measured).
+        Its columns are `step` (int64); `layer`, `role`, `block`, `stage` (categories in forward order; no block where a
+        layer does not repeat); `rwc` and `rwc_elementwise` (float32, NaN and inf as they were measured).
 
         Raises:
             ModuleNotFoundError: pandas is missing.
@@ -124,12 +124,13 @@ class History:
                 "NumPy arrays.",
                 name="pandas",
             ) from None
-        words = {"layer": self.layers, "stage": self.stages}
+        words: dict[str, Sequence[Any]] = {"layer": self.layers, "role": self.roles}
+        words |= {"block": self.blocks, "stage": self.stages}
         columns: dict[str, Any] = {"step": np.repeat(self.steps, len(self.layers))}
         for name, of_layers in words.items():
-            names = list(dict.fromkeys(of_layers))
-            codes = np.tile([names.index(word) for word in of_layers], len(self)).astype(np.int64)
-            columns[name] = pandas.Categorical.from_codes(codes, names)
+            index = {word: code for code, word in enumerate(w for w in dict.fromkeys(of_layers) if w is not None)}
+            codes = np.tile([index.get(word, -1) for word in of_layers], len(self)).astype(np.int64)
+            columns[name] = pandas.Categorical.from_codes(codes, list(index))
         columns |= {"rwc": self.rwc.ravel(), "rwc_elementwise": self.rwc_elementwise.ravel()}
         return pandas.DataFrame(columns)
 
