@@ -1,4 +1,4 @@
-"""`rwc-wandb view`: a run's charts from the file that it left, without W&B; several runs: their mean."""
+"""`rwc-wandb view`: charts of one run, of the mean of several, or of two groups compared, from the files they left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.series.history import FILE, History, HistoryError
-from rwc_wandb.view.render import write_pictures
+from rwc_wandb.view.compared import compare
+from rwc_wandb.view.differences import differences
+from rwc_wandb.view.render import write_comparison, write_pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="RUN",
         help=f"the folder of a run, or its {FILE}; several runs of one architecture: their mean with a band",
+    )
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="compare with these runs: which layers change more in RUN..., how much and when",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where the charts go; default: beside the run, of several: here"
@@ -33,16 +42,23 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the charts and print where they are.
 
     Raises:
-        UserError: a run that cannot be read, runs that cannot be averaged, a folder that cannot be written.
+        UserError: a run that cannot be read, runs that cannot be averaged or compared, a folder that cannot be written.
     """
     paths = [find_history(path) for path in arguments.runs]
+    others = [find_history(path) for path in arguments.against or ()]
     try:
-        histories = [History.load(path) for path in paths]
+        histories, other_histories = ([History.load(path) for path in group] for group in (paths, others))
     except (HistoryError, OSError) as error:
         raise UserError(str(error)) from error
-    folder = arguments.output or (paths[0].parent if len(paths) == 1 else Path())
+    folder = arguments.output or (paths[0].parent if len(paths) == 1 and not others else Path())
     try:
-        written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
+        if others:
+            compared = compare(histories, other_histories, arguments.elementwise)
+            title = " against ".join(_told_apart(paths, others))
+            print(f"{title}:", *differences(compared), sep="\n")
+            written = write_comparison(compared, folder, title, arguments.pictures)
+        else:
+            written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -68,7 +84,21 @@ def find_history(path: Path) -> Path:
 
 
 def _title(paths: list[Path]) -> str:
-    first = paths[0].resolve().parent
-    # W&B keeps a run's files one folder deeper.
-    name = first.parent.name if first.name == "files" else first.name
+    name = _name(paths[0])
     return name if len(paths) == 1 else f"{name} and {len(paths) - 1} more"
+
+
+def _name(path: Path) -> str:
+    folder = path.resolve().parent
+    # W&B keeps a run's files one folder deeper.
+    return folder.parent.name if folder.name == "files" else folder.name
+
+
+def _told_apart(*groups: list[Path]) -> list[str]:
+    """The words of each group's names, split at "-", that all its runs have and that not all groups have:
+    `lr0.1` and `lr0.01` of `resnet18-lr0.1-seed0`, `resnet18-lr0.1-seed1` and `resnet18-lr0.01-seed0`."""
+    words = [[_name(path).split("-") for path in paths] for paths in groups]
+    shared = [[word for word in named[0] if all(word in other for other in named)] for named in words]
+    apart = [[word for word in own if not all(word in other for other in shared)] for own in shared]
+    named = ["-".join(own) for own in apart]
+    return named if all(named) and len(set(named)) == len(named) else [_title(paths) for paths in groups]
