@@ -35,7 +35,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     | key | meaning |
     |---|---|
     | `rwc_charts/rwc_map`, where a role repeats | custom charts, where they are registered |
-    | `rwc_charts/rwc_heatmap`, `rwc_curves`, `rwc_stages`, `rwc_profile` | those of every network |
+    | `rwc_charts/rwc_heatmap`, `rwc_curves`, `rwc_stages`, `rwc_profile` | custom charts, where they are registered |
     | `rwc_charts/rwc_curves`, `rwc_charts/rwc_stages` | otherwise: W&B's built-in line series of the same tables |
     | `rwc_charts/page` | otherwise, where vl-convert is installed: all of them in one HTML page |
 
