@@ -148,7 +148,7 @@ def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
     if name == "rwc_ratio":
         known = np.abs(drawn.values[np.isfinite(drawn.values)])
         # The hundredth part that is largest does not make the others pale.
-        most = math.ceil(max(1.0, np.quantile(known, 0.99))) if len(known) else 1
+        most = math.ceil(max(1.0, np.quantile(known, 0.99)) - 0.01) if len(known) else 1
         described["layer"][0]["encoding"]["color"]["scale"]["domain"] = [-most, most]
     if name in ROW_PER_LAYER:
         # Whole pixels: fractions leave seams between the cells.
