@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from rwc_wandb.measure.choice import LayerChoice
 from rwc_wandb.measure.distributed.ranks import current_rank, join_ranks, world_size
-from rwc_wandb.measure.layers import LayerChoice, Models, as_module, find_layers
+from rwc_wandb.measure.layers import Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
 from rwc_wandb.measure.steps.optimizers import torch_optimizers
 from rwc_wandb.options import check_options, refused
@@ -50,8 +52,9 @@ def watch(
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
         log_every: measurements per row; a row holds their mean.
         histogram_every: optimizer steps between histograms of weights and updates; None: no histograms.
-        layers: "weights" (parameters with more than one dimension, the paper's choice), "all", a regular expression
-            searched for in layer names, or a callable of (name, parameter).
+        layers: "weights" (parameters with more than one dimension, the paper's choice) or "all", of those in the
+            optimizer's groups, and in groups added later; or, of all in the model, a regular expression searched for in
+            layer names, or a callable of (name, parameter). Layers that do not move count in no mean.
         stages: a function from a layer's name to its stage; default: blocks where the module tree shows them,
             else thirds by depth.
         run: the W&B run, or Accelerate's tracker of it; None: the active run; False: no W&B at all, only
@@ -94,7 +97,8 @@ def watch(
     )  # fmt: skip
     optimizers = torch_optimizers(optimizer)
     module = as_module(model)
-    tracked = find_layers(module, layers, stages)
+    find = partial(find_layers, module, layers, stages, optimizers)
+    tracked = find()
     ranks = None
     if world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked)):
         ranks = join_ranks(tracked, share, every, log_every)
@@ -122,6 +126,7 @@ def watch(
         delivery=rows_of_run,
         ranks=ranks,
         share=share and ranks is not None,
+        find_again=find,
     )
     if rows_of_run is not None:
         rows_of_run.close_with_run(monitor)

@@ -99,6 +99,7 @@ def test_two_optimizers_of_one_model_measure_their_own_layers(finder: Finder) ->
         monitor.flush()
     first, second = (monitor.history for _, monitor in finder.monitors)
     assert (first.layers, second.layers) == (["0"], ["2"])
+    assert [prefix for prefix, _ in finder._prefixes] == ["rwc", "rwc_AdamW"]
     np.testing.assert_allclose(np.hstack([first.rwc, second.rwc]), expected, rtol=1e-6)
 
 
@@ -282,7 +283,7 @@ def test_without_a_key_the_run_is_offline_and_one_line_says_so(tmp_path: Path) -
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     first, second = stderr.splitlines()
-    assert first == "rwc-wandb: 1 layers of Linear are measured as SGD steps: rwc"
+    assert first == "rwc-wandb: 1 layer of Linear is measured as SGD steps: rwc"
     assert second.startswith("rwc-wandb: W&B is offline (no API key); later: wandb login, then wandb sync ")
     (saved,) = tmp_path.glob("wandb/offline-run-*/files/rwc.safetensors")
     assert History.load(saved).steps.tolist() == [1, 2, 3]

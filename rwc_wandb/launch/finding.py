@@ -43,6 +43,7 @@ class Finder:
         self._options = options
         self._process = os.getpid()
         self._known: WeakSet[Optimizer] = WeakSet()
+        self._models: WeakSet[nn.Module] = WeakSet()
         self._has_found = False
         self._late: LateRun | None = None
         self._prefixes: list[tuple[str, object]] = []
@@ -102,21 +103,27 @@ class Finder:
         if not owners:
             say(f"{type(optimizer).__name__} is not measured: its parameters belong to no torch.nn.Module.")
         for model in owners:
-            others = {id(parameter) for parameter in model.parameters()} - owned
-            is_shared = any(not others.isdisjoint(_parameters(other)) for other in optimizers)
-            self._watch_model(model, stepping, owned if is_shared else None)
+            self._watch_model(model, stepping, owned)
 
-    def _watch_model(self, model: nn.Module, optimizer: Optimizer, only: set[int] | None) -> None:
+    def _watch_model(self, model: nn.Module, optimizer: Optimizer, owned: set[int]) -> None:
+        name, choice, options = type(optimizer).__name__, self._options["layers"], dict(self._options)
+        if choice == "weights" and not any(one.dim() > 1 and id(one) in owned for one in model.parameters()):
+            say(
+                f"{name} is not measured: no parameter of {_name(model)} that it steps has more than one dimension "
+                "(--layers all measures the others)."
+            )
+            return
+        if choice not in ("weights", "all"):
+            options["layers"] = _Matching(choice, owned)
         run = self._run()
-        prefix = self._free_prefix(model, run)
-        options = dict(self._options)
-        if only is not None:
-            options["layers"] = _among(only, options["layers"])
+        prefix = self._free_prefix(model, optimizer, run)
         monitor = watch(model, optimizer, run=run, prefix=prefix, **options)
         self._prefixes.append((prefix, run))
+        self._models.add(model)
         self.monitors.append((ref(optimizer), monitor))
-        name = type(optimizer).__name__
-        say(f"{len(monitor.layers)} layers of {_name(model)} are measured as {name} steps: {prefix}")
+        layers = "1 layer" if len(monitor.layers) == 1 else f"{len(monitor.layers)} layers"
+        are = "is" if len(monitor.layers) == 1 else "are"
+        say(f"{layers} of {_name(model)} {are} measured as {name} steps: {prefix}")
 
     def _run(self) -> Any:
         """The script's run, or one that will be decided when the first row is due."""
@@ -130,15 +137,16 @@ class Finder:
             self._late = LateRun(say)
         return self._late
 
-    def _free_prefix(self, model: nn.Module, run: Any) -> str:
-        """`rwc`; for a run's further models `rwc_CLASS`, with a number where that is taken."""
+    def _free_prefix(self, model: nn.Module, optimizer: Optimizer, run: Any) -> str:
+        """`rwc`; for a run's further models `rwc_MODEL`, for a model's further optimizers `rwc_OPTIMIZER`; numbered
+        where that is taken."""
         taken = {prefix for prefix, other in self._prefixes if _settled(other) is _settled(run)}
-        further = f"rwc_{_name(model)}"
+        further = f"rwc_{type(optimizer).__name__ if model in self._models else _name(model)}"
         numbered = (f"{further}_{number}" for number in count(2))
         return next(prefix for prefix in chain(["rwc", further], numbered) if prefix not in taken)
 
     def _close_forgotten(self) -> None:
-        """A script that trains one model after the other does not have to keep them all in memory for us."""
+        """Close the monitors of optimizers that the script has let go: ours would keep their models in memory."""
         for optimizer, monitor in self.monitors:
             if optimizer() is None:
                 monitor.close()
@@ -198,17 +206,18 @@ def _owners(owned: set[int], modules: Sequence[nn.Module]) -> list[nn.Module]:
     return owners
 
 
-def _among(only: set[int], choice: str) -> Callable[[str, Tensor], bool]:
-    """`watch`'s choice of layers, of these parameters: another optimizer has the model's others."""
+class _Matching:
+    """`watch`'s choice of layers whose names match a regular expression, of an optimizer's parameters."""
 
-    def is_chosen(name: str, parameter: Tensor) -> bool:
-        if id(parameter) not in only:
-            return False
-        if choice in ("weights", "all"):
-            return choice == "all" or parameter.dim() > 1
-        return bool(re.search(choice, name))
+    def __init__(self, pattern: str, owned: set[int]) -> None:
+        self._pattern = pattern
+        self._owned = owned
 
-    return is_chosen
+    def __call__(self, name: str, parameter: Tensor) -> bool:
+        return id(parameter) in self._owned and re.search(self._pattern, name) is not None
+
+    def __repr__(self) -> str:
+        return repr(self._pattern)
 
 
 def _name(model: nn.Module) -> str:

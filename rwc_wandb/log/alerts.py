@@ -35,6 +35,12 @@ class Alerts:
         self._learned: NDArray[np.bool_] = np.zeros(len(layers), bool)
         self._said: set[str] = set()
 
+    def set_layers(self, layers: list[str], indices: list[int]) -> None:
+        """Look at `layers` from here on; those so far have these `indices` among them."""
+        learned = np.zeros(len(layers), bool)
+        learned[indices] = self._learned
+        self.layers, self._learned = layers, learned
+
     def nonfinite(self, layer: str, step: int, count: int) -> None:
         text = f"{count} weights of layer {layer} are NaN or infinite after optimizer step {step}."
         self._say("Non-finite weights", text, "ERROR")

@@ -19,7 +19,7 @@ from rwc_wandb.log.watched_run import watched
 from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
-from rwc_wandb.measure.series.history import file_of, mean_of_known
+from rwc_wandb.measure.series.history import file_of, mean_of_moving
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -40,6 +40,12 @@ class LayerSums:
     total: NDArray[np.float64]
     count: NDArray[np.int64]
 
+    def over(self, number: int, indices: list[int]) -> LayerSums:
+        """The same among `number` layers, of which ours have these `indices`."""
+        total, count = np.zeros(number), np.zeros(number, np.int64)
+        total[indices], count[indices] = self.total, self.count
+        return LayerSums(self.step, total, count)
+
     def means(self) -> NDArray[np.float64]:
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
 
@@ -55,7 +61,7 @@ class RunRows(Delivery):
     | key | meaning |
     |---|---|
     | `rwc/<layer>` | mean RWC of the layer over the measurements since the last row; `/` stands for `.` in the name |
-    | `rwc_stage/<stage>` | the mean over the stage's layers |
+    | `rwc_stage/<stage>` | the mean over the stage's layers that moved: frozen ones do not count |
     | `rwc/step` | the optimizer step: the x axis of all of these |
     | `hist/weight/<layer>`, `hist/update/<layer>` | histograms of w_t and of w_t - w_{t-1} |
 
@@ -80,28 +86,40 @@ class RunRows(Delivery):
         self.prefix = prefix
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
         self.rows: RowMode = "own" if run.settings.mode == "shared" else rows
-        names, stages = self.history.layers, self.history.stages
-        self._alerts = Alerts(run, names, alert_above, alert_below)
-        self._keys = [f"{prefix}/{slashed(name)}" for name in names]
-        distinct = list(dict.fromkeys(stages))
-        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in distinct]
-        self._stage_indices = [[i for i, stage in enumerate(stages) if stage == one] for one in distinct]
-        histograms = "hist" if prefix == "rwc" else f"{prefix}_hist"
-        self._histogram_keys = [
-            [f"{histograms}/{kind}/{slashed(name)}" for name in names] for kind in ("weight", "update")
-        ]
+        self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
+        self._histogram_prefix = "hist" if prefix == "rwc" else f"{prefix}_hist"
+        self._name_keys()
         self._unsent: list[LayerSums] = []
         """What waits for the budget."""
         self._pending: list[LayerSums] = []
         """What stands in the row that the user commits next, at step `_pending_step`."""
         self._pending_step = 0
-        self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
         self._watched = watched(run)
         run.define_metric(f"{prefix}/step", hidden=True)
         # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
         run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
-        for group in (f"{prefix}_stage", histograms):
+        for group in (f"{prefix}_stage", self._histogram_prefix):
             run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
+
+    def _name_keys(self) -> None:
+        prefix, names, stages = self.prefix, self.history.layers, self.history.stages
+        self._keys = [f"{prefix}/{slashed(name)}" for name in names]
+        distinct = list(dict.fromkeys(stages))
+        self._stage_keys = [f"{prefix}_stage/{stage}" for stage in distinct]
+        self._stage_indices = [[i for i, stage in enumerate(stages) if stage == one] for one in distinct]
+        self._histogram_keys = [
+            [f"{self._histogram_prefix}/{kind}/{slashed(name)}" for name in names] for kind in ("weight", "update")
+        ]
+        self._values_per_row = len(self._keys) + len(self._stage_keys) + 1
+
+    def set_layers(self, layers: Sequence[Layer]) -> None:
+        known = self.history.layers
+        super().set_layers(layers)
+        indices = [self.history.layers.index(name) for name in known]
+        self._unsent = [sums.over(len(layers), indices) for sums in self._unsent]
+        self._pending = [sums.over(len(layers), indices) for sums in self._pending]
+        self._alerts.set_layers(self.history.layers, indices)
+        self._name_keys()
 
     def close_with_run(self, monitor: Monitor) -> None:
         """Close the monitor when the run finishes, or else when the interpreter ends."""
@@ -162,7 +180,7 @@ class RunRows(Delivery):
         means = sums.means()
         values = dict(zip(self._keys, means.tolist(), strict=True))
         for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
-            values[key] = float(mean_of_known(means[indices]))
+            values[key] = float(mean_of_moving(means[indices]))
         values[f"{self.prefix}/step"] = sums.step
         return values
 

@@ -41,14 +41,7 @@ class Delivery:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.history = History(
-            [layer.name for layer in layers],
-            [layer.stage for layer in layers],
-            [layer.size for layer in layers],
-            roles=[layer.role for layer in layers],
-            blocks=[layer.block for layer in layers],
-            kinds=[layer.kind for layer in layers],
-        )
+        self.history = _history_of(layers)
         self.rows_until = 0
         self.alerted = False
 
@@ -76,6 +69,10 @@ class Delivery:
             history = self.history
             self.log_row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
 
+    def set_layers(self, layers: Sequence[Layer]) -> None:
+        """Further layers are measured from here on; `layers` are all."""
+        self.history.take_on(_history_of(layers))
+
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the history."""
         return {"rows_until": self.rows_until, "alerted": self.alerted}
@@ -84,3 +81,14 @@ class Delivery:
         """Go on from a checkpoint."""
         self.history = history
         self.rows_until, self.alerted = counters["rows_until"], counters["alerted"]
+
+
+def _history_of(layers: Sequence[Layer]) -> History:
+    return History(
+        [layer.name for layer in layers],
+        [layer.stage for layer in layers],
+        [layer.size for layer in layers],
+        roles=[layer.role for layer in layers],
+        blocks=[layer.block for layer in layers],
+        kinds=[layer.kind for layer in layers],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rwc_wandb.measure.choice import LayerChoice, kinds_of, nothing_to_track, selector
 from rwc_wandb.measure.distributed.sharding import Sharding, Spread, is_measurable
 from rwc_wandb.measure.kinds import kind_of
 from rwc_wandb.measure.roles import roles_and_blocks
-
-LayerChoice = str | Callable[[str, Tensor], bool]
-"""Which parameters are tracked: "weights" (more than one dimension, the paper's choice), "all", a regular expression
-searched for in the layer's name, "role:" and one that matches the whole of its role, or a callable of (name,
-parameter)."""
 
 Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 """What can be watched: a module, or several, whose layers' names start with the key or the index."""
@@ -26,7 +23,8 @@ Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 Path = list[tuple[dict[str, Any], str, object]]
 
 _WRAPPERS = re.compile(
-    r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|trainable_module"
+    r"|(_functional\.)?_torch_params)\."
 )
 _BLOCK = re.compile(r"(?:^|\.)(layer|stage|block|group)s?[._]?(\d+)(?=[._]|$)")
 _MOST_BLOCKS = 8
@@ -95,7 +93,10 @@ def as_module(models: Models) -> nn.Module:
 
 
 def find_layers(
-    model: Models, choice: LayerChoice = "weights", stages: Callable[[str], str] | None = None
+    model: Models,
+    choice: LayerChoice = "weights",
+    stages: Callable[[str], str] | None = None,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
 ) -> list[Layer]:
     """The tracked layers of `model`, tied weights once, in forward order.
 
@@ -104,11 +105,17 @@ def find_layers(
         choice: see `LayerChoice`. Integer and quantised tensors are never tracked.
         stages: the stage of a layer name; by default blocks such as `layer1` where the module tree shows up to 8 of
             them, otherwise `early`, `middle` and `later`: thirds by depth.
+        optimizers: with them, "weights", "all" and roles choose among the parameters in their groups: no averages,
+            target networks or other copies. A regular expression and a callable choose among all parameters.
 
     Raises:
         ValueError: the choice is no valid regular expression, or nothing is left to track; a tensor has no values yet,
             or is sharded in a way that cannot be measured.
         TypeError: `model` is not made of modules.
+
+    Warns:
+        UserWarning: parameters that can be trained, and were chosen, are of a type that is not measured: complex
+            numbers, or torchao's quantised ones.
 
     Example:
         >>> from torch import nn
@@ -120,14 +127,22 @@ def find_layers(
     """
     model = as_module(model)
     sharding = Sharding(model)
-    is_chosen = _selector(choice)
+    is_chosen = selector(choice)
+    owned = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
+    is_limited = bool(optimizers) and isinstance(choice, str) and re.match("(weights|all)$|role:", choice) is not None
+    unmeasured: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
     all_of: dict[int, tuple[str, Tensor, Path, Spread]] = {}
     taken: set[str] = set()
     for full_name, parameter, path in _walk(model):
         name = _layer_name(full_name, taken)
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
-        if id(parameter) in all_of or not is_measurable(parameter):
+        seen.add(id(parameter))
+        if id(parameter) in all_of or (is_limited and id(parameter) not in owned):
+            continue
+        if not is_measurable(parameter):
+            unmeasured.append((name, parameter))
             continue
         spread = sharding.spread(name, parameter)
         all_of[id(parameter)] = (name, parameter, path, spread)
@@ -140,11 +155,16 @@ def find_layers(
         for (name, parameter, path, spread), role, block in zip(all_of.values(), roles, blocks, strict=True)
         if is_chosen(name, parameter, spread.shape, role)
     ]
-    if not found:
-        raise ValueError(
-            f"No layer to track: layers={choice!r} matches no parameter of {type(model).__name__}; it takes "
-            '"weights" (more than one dimension), "all", a regular expression or a callable; "role:" and an expression '
-            "choose by role."
+    unmeasured = [(name, one) for name, one in unmeasured if is_chosen(name, one, tuple(one.shape), name)]
+    is_own = not owned or bool(seen & owned)
+    if not found or not is_own:
+        raise ValueError(nothing_to_track(model, choice, optimizers, is_own, unmeasured))
+    left_out = [(name, parameter) for name, parameter in unmeasured if parameter.requires_grad]
+    if left_out and isinstance(choice, str):
+        some = ", ".join(name for name, _ in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        warnings.warn(
+            f"rwc_wandb does not measure {some} of {type(model).__name__}: {kinds_of(left_out)} cannot be measured.",
+            stacklevel=3,
         )
     names = [name for name, *_ in found]
     labels = [stages(name) for name in names] if stages else default_stages(names)
@@ -156,6 +176,27 @@ def find_layers(
     ]
 
 
+def merged_layers(known: Sequence[Layer], found: Sequence[Layer]) -> list[Layer]:
+    """The `known` layers and those of `found` that are new, in the order of `found`; known ones keep their names."""
+    by_identity = {id(layer.parameter): layer for layer in known}
+    names = {layer.name for layer in known}
+    merged: list[Layer] = []
+    for layer in found:
+        same = by_identity.get(id(layer.parameter))
+        if same is not None:
+            same.stage, same.role, same.block = layer.stage, layer.role, layer.block
+            merged.append(same)
+        elif layer.name not in names:
+            merged.append(layer)
+    for index, layer in enumerate(known):
+        if not any(layer is one for one in merged):
+            before = [at for at, one in enumerate(merged) if any(one is earlier for earlier in known[:index])]
+            merged.insert(before[-1] + 1 if before else 0, layer)
+    for depth, layer in enumerate(merged):
+        layer.depth = depth
+    return merged
+
+
 def default_stages(names: Sequence[str]) -> list[str]:
     """`layer1 .. layer4`-like blocks where the names show 2 to 8 of them, with `stem` before and `head` after them;
     otherwise thirds by depth: `early`, `middle`, `later`."""
@@ -165,25 +206,6 @@ def default_stages(names: Sequence[str]) -> list[str]:
         first = next(depth for depth, label in enumerate(labels) if label)
         return [label or ("stem" if depth < first else "head") for depth, label in enumerate(labels)]
     return [("early", "middle", "later")[3 * depth // len(names)] for depth in range(len(names))]
-
-
-def _selector(choice: LayerChoice) -> Callable[[str, Tensor, tuple[int, ...], str], bool]:
-    if callable(choice):
-        return lambda name, parameter, shape, role: choice(name, parameter)
-    if choice == "weights":
-        return lambda name, parameter, shape, role: len(shape) > 1
-    if choice == "all":
-        return lambda name, parameter, shape, role: True
-    try:
-        pattern = re.compile(choice.removeprefix("role:"))
-    except (re.error, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'layers={choice!r} is no valid choice ({error}): use "weights", "all", a regular expression or a '
-            'callable; "role:" and an expression choose by role.'
-        ) from None
-    if choice.startswith("role:"):
-        return lambda name, parameter, shape, role: bool(pattern.fullmatch(role))
-    return lambda name, parameter, shape, role: bool(pattern.search(name))
 
 
 def _owner(path: Path, model: nn.Module) -> nn.Module:

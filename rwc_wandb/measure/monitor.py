@@ -1,4 +1,4 @@
-"""The hook: when to measure, and who gets the numbers."""
+"""What `watch` returns: measures as the optimizer steps, lives and ends with the training, and never harms it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb.measure.delivery import Delivery
-from rwc_wandb.measure.device.histograms import HistogramsUnderway
-from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
-from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.layers import Layer, merged_layers
+from rwc_wandb.measure.measuring import Measuring
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.measure.series.state import pack, unpack
 from rwc_wandb.measure.steps.capturing import Capturing
 from rwc_wandb.measure.steps.complete import CompleteSteps
+from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.steps.loading import watch_loading
-from rwc_wandb.measure.steps.skips import Skips
-from rwc_wandb.measure.tracked import TrackedWeights
 
 
 class MonitoringStopped(UserWarning):
@@ -37,6 +35,7 @@ class Monitor:
         idle: never measure: this rank's weights are measured elsewhere.
         ranks: where weights are sharded or measuring is shared, the ranks that do it together.
         share: divide the measuring of what every rank holds among `ranks`.
+        find_again: the layers to track, now that an optimizer has got further parameter groups; default: none is added.
         model, layers, optimizers, every, log_every, histogram_every: as in `watch`, or what it makes of them.
         delivery: takes the measurements; default: into `history`, and no log.
 
@@ -64,31 +63,39 @@ class Monitor:
         idle: bool = False,
         ranks: Ranks | None = None,
         share: bool = False,
+        find_again: Callable[[], list[Layer]] | None = None,
     ) -> None:
         self.layers = list(layers)
         self._delivery = delivery or Delivery(self.layers)
-        self.step = 0
+        self._count = StepCount()
         self.every = every
         self.log_every = log_every
         self.histogram_every = histogram_every
-        self._hooks: list[Any] = []
         self.closed = self._idle = idle
         if idle:
             return
         self._ranks = ranks
-        self._tracked = TrackedWeights(model, self.layers, log_every, ranks, share, histogram_every is not None)
-        self._readback = self._new_readback()
+        self._find_again = find_again
+        self._new_measuring = partial(
+            Measuring, model, self.layers, log_every, ranks, share, histogram_every, self._count, self._delivery
+        )
+        self._measuring = self._new_measuring()
         self._capturing = Capturing()
-        self._skips = Skips()
-        self._in_row = 0
-        self._jumped: set[int] = set()
-        self._resumed = False
         self._steps = CompleteSteps(optimizers, self._after_step, self._capturing)
-        self._hooks = [self._steps, *watch_loading(model, self.layers, self._note_loading)]
+        self._note_loads = partial(watch_loading, model, self.layers, self._note_loading)
+        self._loading_hooks = self._note_loads()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"Monitor({len(self.layers)} layers, step {self.step}, {len(self.history)} measurements, {state})"
+
+    @property
+    def step(self) -> int:
+        return self._count.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._count.step = step
 
     @property
     def history(self) -> History:
@@ -112,7 +119,7 @@ class Monitor:
         Where weights are sharded or measuring is shared, every rank must call it.
         """
         if not self.closed and not self._capturing():
-            self.guarded(partial(self._flush, "flush"))
+            self.guarded(partial(self._measuring.flush, "flush"))
 
     def close(self) -> None:
         """Flush, save and log what remains, and remove all hooks. Calling it again does nothing.
@@ -123,7 +130,7 @@ class Monitor:
             if self._capturing():
                 return
             self._steps.finish()
-            self.guarded(partial(self._flush, "close"))
+            self.guarded(partial(self._measuring.flush, "close"))
         if not self.closed:
             self._release()
             self.guarded(self._delivery.log_end)
@@ -155,19 +162,10 @@ class Monitor:
         history, snapshots, counters = unpack(state, self.layers, self.history)
         if self._ranks is not None:
             self._ranks.meet("load_state_dict", f"at step {counters['step']}", self._ranks.start_timeout)
-        if self._tracked.changed():
-            self._tracked.follow()
-        # What was measured here before belongs to another series.
-        self._readback = self._new_readback()
-        for index, snapshot in snapshots.items():
-            self._tracked.restore(index, snapshot)
+        self._measuring.resume(snapshots, counters)
         self._delivery.resume(history, counters)
-        self._skips = Skips(counters["calls"], list(counters["skips"]))
+        self._count.resume(counters)
         self._steps.resume(counters.get("begun", {}))
-        self.step, self._in_row = counters["step"], counters["in_row"]
-        # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
-        unknown = set(range(len(self.layers))) - set(snapshots)
-        self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
 
     def __enter__(self) -> Monitor:
         return self
@@ -178,12 +176,33 @@ class Monitor:
         self.close()
 
     def _after_step(self, found_inf: Sequence[Tensor | None]) -> None:
-        self.step += 1
-        self._skips.note(found_inf)
-        if self._skips.calls >= self.every:
+        self._count.note(found_inf)
+        if self._count.calls >= self.every:
             self.guarded(self._measure)
-        elif not self._readback.is_idle:
-            self.guarded(self._readback.advance)
+        elif not self._measuring.is_idle:
+            self.guarded(self._measuring.receive)
+
+    def _measure(self) -> None:
+        self._measuring.measure(self.every)
+        if self._steps.has_new_groups:
+            self._steps.has_new_groups = False
+            self._add_layers()
+
+    def _note_loading(self, indices: set[int]) -> None:
+        self._measuring.note_loading(indices)
+
+    def _add_layers(self) -> None:
+        """Track what the optimizers' groups hold by now; snapshots are taken of what has just been measured."""
+        layers = merged_layers(self.layers, self._find_again()) if self._find_again else self.layers
+        if len(layers) == len(self.layers):
+            return
+        self._measuring.flush("a new parameter group")
+        self.layers[:] = layers
+        self._delivery.set_layers(layers)
+        self._measuring = self._new_measuring()
+        for hook in self._loading_hooks:
+            hook.remove()
+        self._loading_hooks = self._note_loads()
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Nothing that monitoring does may stop a training run: on any failure, say so once and end."""
@@ -191,7 +210,7 @@ class Monitor:
             action()
         except Exception as error:
             if not self.closed:
-                acts: list[Callable[[], None]] = [partial(self._readback.abandon, self._tracked.groups)]
+                acts: list[Callable[[], None]] = [self._measuring.abandon]
                 acts += [self._ranks.leave] if self._ranks is not None else []
                 for act in [*acts, self._delivery.end_row, self._release, self._delivery.log_end]:
                     with contextlib.suppress(Exception):
@@ -206,71 +225,17 @@ class Monitor:
 
     def _release(self) -> None:
         self.closed = True
-        for hook in self._hooks:
+        for hook in [self._steps, *self._loading_hooks]:
             hook.remove()
-        self._hooks = []
-        self._tracked.groups = []
-
-    @torch.no_grad()
-    def _measure(self) -> None:
-        self._readback.advance()
-        if self._tracked.changed():
-            self._follow_weights()
-        groups, histograms = self._tracked.groups, None
-        if self.histogram_every and self.step % self.histogram_every < self.every:
-            histograms = HistogramsUnderway(groups, len(self.layers))
-        for group in groups:
-            group.measure(self._readback.slot)
-        jumped = self._jumped | self._tracked.gone
-        self._readback.take(Measurement(self.step, self._skips.calls, self._skips.flags, jumped, histograms), groups)
-        self._skips, self._jumped, self._resumed = Skips(), set(), False
-        self._in_row += 1
-        if self._in_row >= self.log_every:
-            self._in_row = 0
-            self._readback.send(groups, ends_row=True)
-        self._readback.advance()
-
-    def _new_readback(self) -> ReadBack:
-        return ReadBack(len(self.layers), self._ranks, self._take_in, self._delivery.log_histograms)
-
-    def _take_in(self, arrived: Arrived) -> None:
-        self.step -= arrived.skipped
-        self._delivery.take_in(arrived)
-
-    def _flush(self, name: str, ends_row: bool = True) -> None:
-        self._readback.finish(self._tracked.groups, name, ends_row)
-        if ends_row:
-            self._in_row = 0
+        self._loading_hooks = []
+        self._measuring.tracked.groups = []
 
     def _state(self) -> dict[str, Any]:
         if not self.closed:
-            self._flush("state_dict", ends_row=False)
+            self._measuring.flush("state_dict", ends_row=False)
         if self._ranks is not None:
             self._ranks.meet("state_dict", f"at step {self.step}", self._ranks.patience())
-        counters = {
-            "step": self.step,
-            "in_row": self._in_row,
-            "begun": self._steps.begun(),
-            "calls": self._skips.calls,
-            "skips": torch.tensor([float(flag) for flag in self._skips.flags]),
-            "jumped": sorted(self._jumped),
-            **self._delivery.counters(),
-        }
-        snapshots = {} if self.closed else self._tracked.whole_snapshots()
+        counters = self._count.counters() | self._measuring.counters() | self._delivery.counters()
+        counters["begun"] = self._steps.begun()
+        snapshots = {} if self.closed else self._measuring.tracked.whole_snapshots()
         return pack(self.history, snapshots, counters) if self._ranks is None or self._ranks.rank == 0 else {}
-
-    def _note_loading(self, indices: set[int]) -> None:
-        if not self._resumed:
-            self._jumped |= indices
-
-    def _follow_weights(self) -> None:
-        self._readback.leave(self._tracked.groups)
-        jumped, changed = self._tracked.follow()
-        self._jumped |= jumped
-        if changed:
-            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-            warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or removed before "
-                f"step {self.step}: their snapshots are taken anew and their RWC at this step is NaN.",
-                stacklevel=2,
-            )

@@ -42,7 +42,7 @@ class TrackedWeights:
         self._histograms = histograms
         self._ranks = ranks
         self._share = share
-        self.gone: set[int] = set()
+        self.gone = {index for index, layer in enumerate(layers) if not layer.path}
         self._note()
         self.groups = self._new_groups()
 

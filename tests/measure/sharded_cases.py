@@ -126,7 +126,7 @@ def ddp_shared_large_and_channels_last(_: Path) -> None:
     model = DistributedDataParallel(model.to(memory_format=torch.channels_last))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     monitor = watch(model, optimizer, run=False, log_every=3, histogram_every=None, share=True)
-    held = sum(snapshot.numel() for snapshot in monitor._tracked.snapshots().values())
+    held = sum(snapshot.numel() for snapshot in monitor._measuring.tracked.snapshots().values())
     total = sum(layer.size for layer in monitor.layers)
     assert abs(held - total / distributed.get_world_size()) <= 128
     recorder = Gathered(optimizer)

@@ -20,6 +20,10 @@ RUN = "it takes a W&B run, Accelerate's tracker of one, None (the active run) or
 PREFIX = 'it takes a word of letters, digits, "_" and "-"'
 
 
+OTHERS = torch.optim.SGD(nn.Linear(1, 1).parameters())
+BIASED = nn.Linear(3, 2)
+
+
 class Sparse(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +81,17 @@ def test_an_option(name: str, value: Any, allowed: str) -> None:
         (nn.LayerNorm(3), None, LAYERS),
         (nn.LazyLinear(3), None, "has no shape yet (a lazy module): run one forward pass before watch"),
         (nn.Linear(3, 2, device="meta"), None, "has no values yet (meta device): call watch after"),
-        (nn.Linear(3, 2, dtype=torch.complex64), None, "matches no parameter of Linear"),
+        (
+            nn.Linear(3, 2, dtype=torch.complex64),
+            None,
+            "no parameter of Linear that can be measured (complex64",
+        ),
+        (nn.Linear(3, 2), OTHERS, "SGD steps no parameter of Linear: give watch the optimizer of this model, or none"),
+        (
+            BIASED,
+            torch.optim.Adam([BIASED.bias]),
+            "layers='weights' matches no parameter of Linear that Adam steps",
+        ),
         (Sparse(), None, "is stored sparsely (torch.sparse_coo), which watch cannot measure"),
         (nn.Linear(3, 2), "adam", f"{OPTIMIZER} str"),
         (nn.Linear(3, 2), torch.optim.SGD, f"{OPTIMIZER} type"),

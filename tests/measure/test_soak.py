@@ -102,7 +102,7 @@ def test_many_monitors_leave_nothing_behind(run: Any) -> None:
         ]
         steps(own, optimizer, 5)
         steps(kept, kept_optimizer, 5)
-        snapshots = [snapshot for group in monitors[0]._tracked.groups for snapshot in group.snapshots]
+        snapshots = [snapshot for group in monitors[0]._measuring.tracked.groups for snapshot in group.snapshots]
         traces += [weakref.ref(one) for one in (*monitors, own, optimizer, *own.parameters(), *snapshots)]
         for monitor in monitors:
             monitor.close()

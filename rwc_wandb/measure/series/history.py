@@ -152,6 +152,16 @@ class History:
             self._rwc[start : self._length] = rwc
             self._rwc_elementwise[start : self._length] = rwc_elementwise
 
+    def take_on(self, wider: History) -> None:
+        """Have the layers of `wider`, all of ours among them; what was not measured so far is NaN."""
+        columns = [wider.layers.index(name) for name in self.layers]
+        for name in ("_rwc", "_rwc_elementwise"):
+            series = np.full((len(self._steps), len(wider.layers)), np.nan, np.float32)
+            series[:, columns] = getattr(self, name)
+            setattr(self, name, series)
+        for name in ("layers", "stages", "sizes", "roles", "blocks", "kinds"):
+            setattr(self, name, getattr(wider, name))
+
     def stage_means(self, values: NDArray[np.floating]) -> tuple[list[str], NDArray[np.float64]]:
         """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S].
 
@@ -159,7 +169,7 @@ class History:
         """
         names = list(dict.fromkeys(self.stages))
         stages = np.array(self.stages)
-        return names, np.stack([mean_of_known(values[..., stages == name], axis=-1) for name in names], axis=-1)
+        return names, np.stack([mean_of_moving(values[..., stages == name]) for name in names], axis=-1)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `steps`, `rwc` and `rwc_elementwise`; the other attributes as JSON in its metadata.
@@ -241,6 +251,13 @@ def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.flo
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis, dtype=np.float64)
     return np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
+
+
+def mean_of_moving(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The mean over layers of `values` [..., L], of those that moved: neither NaN nor 0. Where some are 0 and none
+    moved it is 0; where all are NaN it is NaN."""
+    means = mean_of_known(np.where(values == 0, np.nan, values), axis=-1)
+    return np.where(np.isnan(means) & (values == 0).any(-1), 0.0, means)
 
 
 def _grown(values: NDArray[Any], rows: int) -> NDArray[Any]:

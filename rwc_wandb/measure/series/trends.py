@@ -17,9 +17,9 @@ def depth_trend(rwc: NDArray[np.floating]) -> float:
     """Spearman's rank correlation between depth and RWC, from `rwc` [L], in forward order.
 
     +1: every layer learns more than the one before it; -1: less; NaN where it is not defined (fewer than two layers
-    with a finite value, or all equal).
+    with a finite value, or all equal). Layers that are 0, which did not move, are left out.
     """
-    known = np.isfinite(rwc)
+    known = np.isfinite(rwc) & (rwc != 0)
     if known.sum() < 2 or np.ptp(rwc[known]) == 0:
         return float("nan")
     return float(np.corrcoef(np.arange(known.sum()), ranks(rwc[known]))[0, 1])

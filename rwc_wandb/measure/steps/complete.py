@@ -23,6 +23,9 @@ class CompleteSteps:
 
     A step that is captured into a CUDA graph does not happen: it counts as none.
 
+    Attributes:
+        has_new_groups: whether an optimizer has stepped that has got further parameter groups.
+
     Args:
         act: gets `found_inf` of each optimizer that stepped: what GradScaler gives to fused optimizers, else None.
     """
@@ -36,6 +39,8 @@ class CompleteSteps:
         self._act = act
         self._capturing = capturing
         self._number = len(optimizers)
+        self._groups = [len(optimizer.param_groups) for optimizer in optimizers]
+        self.has_new_groups = False
         self._stepped: dict[int, Tensor | None] = {}
         self._hooks: list[Any] = []
         self._inner_hooks: dict[int, list[Any]] = {}
@@ -74,6 +79,7 @@ class CompleteSteps:
         if self._capturing():
             return
         self._stepped[index] = getattr(optimizer, "found_inf", None)
+        self._look_at_groups(index, optimizer)
         if self._inner_hooks:
             for hook in self._inner_hooks.pop(index, []):
                 hook.remove()
@@ -86,9 +92,15 @@ class CompleteSteps:
             self.finish()
 
     @_disable_dynamo
-    def _after_inner(self, index: int, *_: object) -> None:
+    def _after_inner(self, index: int, optimizer: Any, *_: object) -> None:
         if not self._capturing():
             self._stepped[index] = None
+            self._look_at_groups(index, optimizer)
+
+    def _look_at_groups(self, index: int, optimizer: Any) -> None:
+        groups = len(optimizer.param_groups)
+        if groups != self._groups[index]:
+            self._groups[index], self.has_new_groups = groups, True
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:

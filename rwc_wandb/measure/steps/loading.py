@@ -16,6 +16,8 @@ def watch_loading(model: nn.Module, layers: Sequence[Layer], note: Callable[[set
     """Have `note` called with the indices of the layers whose weights were loaded; the handles of the hooks."""
     owned: dict[int, set[int]] = {}
     for index, layer in enumerate(layers):
+        if not layer.path:  # It has left the model.
+            continue
         owned.setdefault(id(layer.path[-1][0]), set()).add(index)
     return [
         module.register_load_state_dict_post_hook(LoadingHook(module, partial(note, owned[id(module._parameters)])))
@@ -40,4 +42,6 @@ class LoadingHook:
             self._note()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickled, it is the `__exit__` of a context that does nothing: a function of the standard library that takes
+        # any two arguments beside its own and returns None.
         return getattr, (contextlib.nullcontext(), "__exit__")

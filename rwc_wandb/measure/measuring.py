@@ -1,0 +1,129 @@
+"""How measurements are taken: of the weights as they are now, against their snapshots, and on to the host."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwc_wandb.measure.delivery import Delivery
+from rwc_wandb.measure.device.histograms import HistogramsUnderway
+from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
+from rwc_wandb.measure.distributed.ranks import Ranks
+from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.steps.count import StepCount
+from rwc_wandb.measure.tracked import TrackedWeights
+
+
+class Measuring:
+    """Measures `layers` when it is told to, and gives what has arrived on the host to `delivery`.
+
+    Attributes:
+        tracked: the weights and their snapshots.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        log_every: int,
+        ranks: Ranks | None,
+        share: bool,
+        histogram_every: int | None,
+        count: StepCount,
+        delivery: Delivery,
+    ) -> None:
+        self.tracked = TrackedWeights(model, layers, log_every, ranks, share, histogram_every is not None)
+        self._layers = layers
+        self._log_every = log_every
+        self._histogram_every = histogram_every
+        self._ranks = ranks
+        self._count = count
+        self._delivery = delivery
+        self._readback = self._new_readback()
+        self._in_row = 0
+        self._jumped: set[int] = set()
+        self._resumed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way to the host."""
+        return self._readback.is_idle
+
+    @torch.no_grad()
+    def measure(self, every: int) -> None:
+        """Measure the last of `every` steps, without waiting for the device."""
+        self.receive()
+        if self.tracked.changed():
+            self._follow_weights()
+        groups, count, histograms = self.tracked.groups, self._count, None
+        if self._histogram_every and count.step % self._histogram_every < every:
+            histograms = HistogramsUnderway(groups, len(self._layers))
+        for group in groups:
+            group.measure(self._readback.slot)
+        jumped = self._jumped | self.tracked.gone
+        self._readback.take(Measurement(count.step, count.calls, count.flags, jumped, histograms), groups)
+        count.start_over()
+        self._jumped, self._resumed = set(), False
+        self._in_row += 1
+        if self._in_row >= self._log_every:
+            self._in_row = 0
+            self._readback.send(groups, ends_row=True)
+        self.receive()
+
+    def receive(self) -> None:
+        """Take in what has arrived on the host."""
+        self._readback.advance()
+
+    def flush(self, name: str, ends_row: bool = True) -> None:
+        """Wait for all that was measured; on several ranks, all must come here for `name`."""
+        self._readback.finish(self.tracked.groups, name, ends_row)
+        if ends_row:
+            self._in_row = 0
+
+    def abandon(self) -> None:
+        """After a failure: deliver what is there without other ranks."""
+        self._readback.abandon(self.tracked.groups)
+
+    def note_loading(self, indices: set[int]) -> None:
+        """The model has loaded the weights of these layers."""
+        if not self._resumed:
+            self._jumped |= indices
+
+    def counters(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside the snapshots."""
+        return {"in_row": self._in_row, "jumped": sorted(self._jumped)}
+
+    def resume(self, snapshots: dict[int, Tensor], counters: dict[str, Any]) -> None:
+        """Go on from a checkpoint; what was measured here before belongs to another series."""
+        if self.tracked.changed():
+            self.tracked.follow()
+        self._readback = self._new_readback()
+        for index, snapshot in snapshots.items():
+            self.tracked.restore(index, snapshot)
+        # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
+        unknown = set(range(len(self._layers))) - set(snapshots)
+        self._in_row = counters["in_row"]
+        self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
+
+    def _new_readback(self) -> ReadBack:
+        return ReadBack(len(self._layers), self._ranks, self._take_in, self._delivery.log_histograms)
+
+    def _take_in(self, arrived: Arrived) -> None:
+        self._count.step -= arrived.skipped
+        self._delivery.take_in(arrived)
+
+    def _follow_weights(self) -> None:
+        self._readback.leave(self.tracked.groups)
+        jumped, changed = self.tracked.follow()
+        self._jumped |= jumped
+        if changed:
+            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+            warnings.warn(
+                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or removed before "
+                f"step {self._count.step}: their snapshots are taken anew and their RWC at this step is NaN.",
+                stacklevel=2,
+            )

@@ -1,0 +1,116 @@
+"""Only what is trained is measured: the weights in the optimizers' groups, without copies, and groups added later."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from outsider import Recorder, assert_equals, model, step, weights
+from torch import nn
+
+from rwc_wandb import History, find_layers, watch
+from rwc_wandb.measure.series.trends import depth_trend
+
+
+class WithTarget(nn.Module):
+    """A network and a slow copy of it, as of DQN, BYOL or an average of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online = model()
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+
+
+@pytest.mark.parametrize("choice", ["weights", "all"])
+def test_copies_are_no_layers(choice: str) -> None:
+    both = WithTarget()
+    optimizer = torch.optim.SGD(both.online.parameters(), lr=0.1)
+    monitor = watch(both, optimizer, run=False, layers=choice)
+    recorder = Recorder([layer.parameter for layer in monitor.layers])
+    for _ in range(3):
+        step(optimizer, both.online)
+        recorder.note()
+    monitor.close()
+    assert all(layer.name.startswith("online.") for layer in monitor.layers)
+    assert len(monitor.layers) == (2 if choice == "weights" else 6)
+    assert_equals(monitor, recorder)
+
+
+def test_a_regular_expression_widens_to_the_whole_model() -> None:
+    both = WithTarget()
+    optimizer = torch.optim.SGD(both.online.parameters(), lr=0.1)
+    with watch(both, optimizer, run=False, layers=r"line.3$|target.3$") as monitor:
+        assert [layer.name for layer in monitor.layers] == ["online.3", "target.3"]
+    assert len(find_layers(both)) == 4
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_parameter_group_added_later(every: int) -> None:
+    """Its layers join the series in forward order with the first measurement that has something to compare with."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(network[1].parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False, every=every, log_every=3)
+    assert monitor.history.layers == ["1"]
+    recorder = Recorder(weights(network))
+    for index in range(10):
+        if index == 4:
+            optimizer.add_param_group({"params": network[0].parameters()})
+        if index == 6:
+            optimizer.add_param_group({"params": network[2].parameters()})
+        step(optimizer, network)
+        recorder.note()
+    monitor.close()
+    assert monitor.history.layers == [layer.name for layer in monitor.layers] == ["0", "1", "2"]
+    assert [layer.depth for layer in monitor.layers] == [0, 1, 2]
+    assert monitor.history.stages == ["early", "middle", "later"]
+    expected = recorder.series(every=every)
+    assert monitor.history.steps.tolist() == list(range(every, 11, every))
+    for layer, added in ((0, 4), (2, 6)):
+        expected[: added // every + 1, layer] = np.nan
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+
+
+def test_layers_that_were_added_resume() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network[3].parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    step(optimizer, network)
+    optimizer.add_param_group({"params": network[0].parameters()})
+    step(optimizer, network)
+    state = monitor.state_dict()
+    monitor.close()
+    resumed = watch(network, optimizer, run=False)
+    resumed.load_state_dict(state)
+    step(optimizer, network)
+    resumed.close()
+    assert resumed.history.layers == ["0", "3"]
+    assert resumed.history.steps.tolist() == [1, 2, 3]
+    assert np.isfinite(resumed.history.rwc[2]).all()
+
+
+def test_layers_that_do_not_move_count_in_no_mean() -> None:
+    history = History(["a", "b", "c", "d"], ["early", "early", "early", "later"], [1] * 4)
+    rwc = np.array([[0, 0.25, 0.75, 0], [0, np.nan, 0.5, np.nan]])
+    history.append([1, 2], rwc, rwc)
+    names, means = history.stage_means(history.rwc)
+    assert names == ["early", "later"]
+    np.testing.assert_array_equal(means, [[0.5, 0], [0.5, np.nan]])
+    assert depth_trend(np.array([0.0, 3.0, 0.0, 2.0, 1.0])) == pytest.approx(-1)
+
+
+class Waves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3, dtype=torch.complex64)
+        self.second = nn.Linear(3, 3)
+
+
+def test_complex_weights_are_said() -> None:
+    with pytest.warns(UserWarning, match=r"does not measure first of Waves: complex64 cannot be measured"):
+        assert [layer.name for layer in find_layers(Waves())] == ["second"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_layers(Waves(), "second")
