@@ -97,8 +97,8 @@ def watch(
     )  # fmt: skip
     optimizers = torch_optimizers(optimizer)
     module = as_module(model)
-    find = partial(find_layers, module, layers, stages, optimizers)
-    tracked = find()
+    find = partial(find_layers, module, layers, stages)
+    tracked = find(optimizers)
     ranks = None
     if world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked)):
         ranks = join_ranks(tracked, share, every, log_every)

@@ -35,7 +35,7 @@ class Monitor:
         idle: never measure: this rank's weights are measured elsewhere.
         ranks: where weights are sharded or measuring is shared, the ranks that do it together.
         share: divide the measuring of what every rank holds among `ranks`.
-        find_again: the layers to track, now that an optimizer has got further parameter groups; default: none is added.
+        find_again: finds the layers again when an optimizer has got further parameter groups; default: none is added.
         model, layers, optimizers, every, log_every, histogram_every: as in `watch`, or what it makes of them.
         delivery: takes the measurements; default: into `history`, and no log.
 
@@ -63,7 +63,7 @@ class Monitor:
         idle: bool = False,
         ranks: Ranks | None = None,
         share: bool = False,
-        find_again: Callable[[], list[Layer]] | None = None,
+        find_again: Callable[[Sequence[torch.optim.Optimizer]], list[Layer]] | None = None,
     ) -> None:
         self.layers = list(layers)
         self._delivery = delivery or Delivery(self.layers)
@@ -193,7 +193,8 @@ class Monitor:
 
     def _add_layers(self) -> None:
         """Track what the optimizers' groups hold by now; snapshots are taken of what has just been measured."""
-        layers = merged_layers(self.layers, self._find_again()) if self._find_again else self.layers
+        found = self._find_again(self._steps.optimizers()) if self._find_again else []
+        layers = merged_layers(self.layers, found)
         if len(layers) == len(self.layers):
             return
         self._measuring.flush("a new parameter group")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class CompleteSteps:
         self._act = act
         self._capturing = capturing
         self._number = len(optimizers)
+        # Not the optimizers: a monitor that is kept keeps none that the script has let go.
+        self._optimizers = [ref(optimizer) for optimizer in optimizers]
         self._groups = [len(optimizer.param_groups) for optimizer in optimizers]
         self.has_new_groups = False
         self._stepped: dict[int, Tensor | None] = {}
@@ -54,6 +57,10 @@ class CompleteSteps:
                 after_inner = partial(self._after_inner, index)
                 hooks = [inner.register_step_pre_hook(before), inner.register_step_post_hook(after_inner)]
                 self._inner_hooks[index] = hooks
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those that the script still has."""
+        return [one for found in self._optimizers if (one := found()) is not None]
 
     def finish(self) -> None:
         """Count a step that has begun as complete."""
