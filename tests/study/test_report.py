@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
+import yaml
+from made_up_runs import leave_run
+from standin import StandIn
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.study.paper import report
@@ -58,6 +62,35 @@ def test_a_word_says_what_it_is_and_how_to_read_it(tmp_path: Path) -> None:
     assert "Relative Weight Change" in words
     assert "Heat maps" in words
     assert "| resnet18 | cifar100 | see the panels below |  | 64 |" in words
+
+
+def test_all_runs_are_compared_and_the_one_line_is_there(tmp_path: Path) -> None:
+    spec = dry_run(tmp_path)["spec"]
+    panels = {
+        panel["viewType"]: panel["config"] for panel in grids(spec)["all runs"]["panelBankSectionConfig"]["panels"]
+    }
+    assert "rwc_summary/depth_trend" in json.dumps(panels["Scalar Chart"])
+    assert panels["Parameter Importance"]["targetKey"] == "test/accuracy"
+    assert panels["Run Comparer"]["diffOnly"] == "split"
+    assert "rwc_wandb.watch(model, optimizer)" in json.dumps([b for b in spec["blocks"] if b["type"] == "code-block"])
+    words = "\n".join(block["content"] for block in spec["blocks"] if block["type"] == "markdown-block")
+    assert "`rwc-wandb charts push team` registers them" in words
+
+
+def test_the_claims_of_a_project_are_judged(standin: StandIn, tmp_path: Path) -> None:
+    order = {"early": 1.0, "middle": 2.0, "later": 3.0, "head": 4.0}
+    for seed in (0, 1):
+        folder = leave_run(tmp_path / "runs", "alexnet", "mnist", seed, order)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        with wandb.init(project="rwc", name=f"seed{seed}", config=config) as run:
+            run.log({"test/accuracy": 0.75})
+            run.save(str(folder / "rwc.safetensors"), base_path=str(folder), policy="now")
+    command("tester/rwc")
+    (saved,) = standin.reports.values()
+    words = "\n".join(block["content"] for block in saved.spec["blocks"] if block["type"] == "markdown-block")
+    assert "| 5 | alexnet on mnist | early < middle | x2 [2, 2] | 2 | holds |" in words
+    assert "| 6 | alexnet, fashion_mnist against mnist | RWC is higher |  | 0 | no runs on fashion_mnist |" in words
+    assert report.verdicts("tester/empty").startswith("Not judged: ")
 
 
 def test_our_accuracies_stand_beside_the_papers() -> None:

@@ -11,6 +11,9 @@ from typing import Any
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accuracies_of, accuracy_table
+from rwc_wandb.study.paper.claims import READING, markdown, with_disagreements
+from rwc_wandb.study.paper.runs import read_groups
+from rwc_wandb.study.paper.trends import trends
 from rwc_wandb.view.charts import LAYER_COLUMNS
 
 _INTRODUCTION = """\
@@ -28,6 +31,13 @@ _READING = """\
 * **What the paper found**: later layers have a higher RWC than earlier ones, early layers level off first, and harder
   data (CIFAR-100 against CIFAR-10, Fashion-MNIST against MNIST) keep RWC higher. Compare levels only between runs that
   measure at the same distance: RWC per epoch is far larger than RWC per step."""
+
+_ONE_LINE = """\
+monitor = rwc_wandb.watch(model, optimizer)  # once, after both are built; the training loop stays as it is"""
+
+_HEAT_MAPS = """\
+Heat maps need the custom charts in W&B: `rwc-wandb charts push {charts_of}` registers them, once. Until then their
+panels are empty; the page of charts in each run (`rwc_charts/page`), or `rwc-wandb view RUN`, has the same heat map."""
 
 _STAGES = {
     "resnet18": ["stem", "layer1", "layer2", "layer3", "layer4", "head"],
@@ -78,27 +88,42 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{entity}/{project} has no run whose config names a model and a dataset: nothing to report on."
         )
-    report = build(entity, project, accuracies, runs_from=(entity, project))
+    report = build(entity, project, accuracies, (entity, project), verdicts(arguments.project))
     said_by_wandb(report.save)
     print(report.url)
 
 
-def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[str, str]) -> Any:
+def verdicts(project: str) -> str:
+    """Markdown: what the project's runs say to the paper's claims, or why they cannot be judged."""
+    try:
+        groups = read_groups(argparse.Namespace(runs=[], project=project, where=[]))
+    except UserError as error:
+        return f"Not judged: {error}"
+    judged = with_disagreements(trends(groups), trends(groups, elementwise=True))
+    return markdown(judged) + "\n\n" + READING.replace("\n", "  \n")
+
+
+def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[str, str], judged: str = "") -> Any:
     """The report, not saved yet.
 
     Args:
         entity, project: where it will live.
         accuracies: (model, data set): test accuracies of its runs. One section each.
         runs_from: entity and project of the runs; empty for the report's own.
+        judged: Markdown that stands under the paper's claims; empty: no such section.
     """
     wr = importlib.import_module("wandb_workspaces.reports.v2")
     charts_of = os.environ.get("RWC_WANDB_CHARTS") or entity
     blocks: list[Any] = [
         wr.MarkdownBlock(text=_INTRODUCTION),
         wr.LatexBlock(text=r"\mathrm{RWC}_L = \frac{\lVert w_t - w_{t-1} \rVert_1}{\lVert w_{t-1} \rVert_1}"),
+        wr.MarkdownBlock(text="One line measures a training:"),
+        wr.CodeBlock(code=_ONE_LINE, language="python"),
         wr.TableOfContents(),
         wr.H1(text="How to read the charts"),
         wr.MarkdownBlock(text=_READING),
+        wr.MarkdownBlock(text=_HEAT_MAPS.format(charts_of=charts_of)),
+        *([wr.H1(text="What the paper claims"), wr.MarkdownBlock(text=judged)] if judged else []),
         wr.H1(text="Test accuracy"),
         wr.MarkdownBlock(text=accuracy_table(accuracies)),
         wr.PanelGrid(
@@ -113,6 +138,16 @@ def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[st
                     layout=wr.Layout(x=12 * index, y=0, w=12, h=8),
                 )
                 for index, key in enumerate(("model", "dataset"))
+            ]
+            + [
+                wr.ScalarChart(
+                    title="Do later layers change more? Spearman's rho of depth and RWC (1: always), mean over runs",
+                    metric=wr.SummaryMetric("rwc_summary/depth_trend"),
+                    groupby_aggfunc="mean",
+                    layout=wr.Layout(x=0, y=8, w=8, h=6),
+                ),
+                wr.ParameterImportancePlot(with_respect_to="test/accuracy", layout=wr.Layout(x=8, y=8, w=16, h=6)),
+                wr.RunComparer(diff_only="split", layout=wr.Layout(x=0, y=14, w=24, h=10)),
             ],
         ),
     ]
