@@ -7,9 +7,10 @@ from typing import Any
 from rwc_wandb._version import __version__
 from rwc_wandb.dropin import watch
 from rwc_wandb.errors import UserError
+from rwc_wandb.measure.delivery import MonitoringStopped
 from rwc_wandb.measure.layers import Layer, find_layers
 from rwc_wandb.measure.metric import elementwise_relative_weight_change, relative_weight_change
-from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
+from rwc_wandb.measure.monitor import Monitor
 from rwc_wandb.measure.series.history import History, HistoryError
 
 __all__ = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,14 +11,15 @@ import numpy as np
 import wandb
 from numpy.typing import NDArray
 
-from rwc_wandb.log import budget
 from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.charts import log_charts
+from rwc_wandb.log.outbox import LayerSums, Outbox, Row
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.log.watched_run import watched
 from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.series.file import SeriesFile
 from rwc_wandb.measure.series.history import file_of, mean_of_moving
 
 if TYPE_CHECKING:
@@ -27,32 +28,10 @@ if TYPE_CHECKING:
     from rwc_wandb.measure.monitor import Monitor
 
 RowMode = Literal["attached", "own"]
-MOST_PENDING = 1000
-"""Rows kept for a user who commits no rows, if they are not too many values for a minute; beyond it neighbours are
-merged."""
-
-
-@dataclass
-class LayerSums:
-    """Measurements up to `step`: of each layer the sum and the number of those that are not NaN."""
-
-    step: int
-    total: NDArray[np.float64]
-    count: NDArray[np.int64]
-
-    def over(self, number: int, indices: list[int]) -> LayerSums:
-        """The same among `number` layers, of which ours have these `indices`."""
-        total, count = np.zeros(number), np.zeros(number, np.int64)
-        total[indices], count[indices] = self.total, self.count
-        return LayerSums(self.step, total, count)
-
-    def means(self) -> NDArray[np.float64]:
-        return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
-
-
-def _joined(several: list[LayerSums]) -> LayerSums:
-    total = np.sum([sums.total for sums in several], 0)
-    return LayerSums(several[-1].step, total, np.sum([sums.count for sums in several], 0))
+LIVE_SECONDS = 30.0
+"""Where no row of ours was committed for so long, the run's summary shows what was measured last."""
+SECONDS_TO_ANSWER = 60.0
+"""What W&B's process has at the end, before the rest of the rows is given up."""
 
 
 class RunRows(Delivery):
@@ -69,7 +48,9 @@ class RunRows(Delivery):
     run's `Budget` waits, and is in the mean of a later row; histograms are left out.
 
     `rows="attached"` puts the values into the row that the user commits next (`commit=False`): their step counter never
-    moves. While they have not committed, a new row replaces ours and its mean covers both. `rows="own"` commits.
+    moves. While they have not committed, a new row replaces ours and its mean covers both; every 30 s the summary has
+    the means of the last 50 measurements; and when the run ends, each becomes a row. `rows="own"` commits, and in a run
+    that is ours (`LateRun`) rows always do. PREFIX.safetensors in the run's folder has the series up to a minute ago.
     """
 
     def __init__(
@@ -83,23 +64,20 @@ class RunRows(Delivery):
     ) -> None:
         super().__init__(layers)
         self.run = run
-        self.prefix = prefix
+        self._watched = watched(run)
+        self.prefix = prefix = self._watched.free_prefix(prefix)
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
-        self.rows: RowMode = "own" if run.settings.mode == "shared" else rows
+        self._rows: RowMode = "own" if run.settings.mode == "shared" else rows
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
         self._histogram_prefix = "hist" if prefix == "rwc" else f"{prefix}_hist"
         self._name_keys()
-        self._unsent: list[LayerSums] = []
-        """What waits for the budget."""
-        self._pending: list[LayerSums] = []
-        """What stands in the row that the user commits next, at step `_pending_step`."""
-        self._pending_step = 0
-        self._watched = watched(run)
+        self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
+        self._shown_at = time.monotonic()
         run.define_metric(f"{prefix}/step", hidden=True)
         # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
-        run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step", hidden=True)
-        for group in (f"{prefix}_stage", self._histogram_prefix):
-            run.define_metric(f"{group}/*", step_metric=f"{prefix}/step")
+        for group in (prefix, self._histogram_prefix):
+            run.define_metric(f"{group}/*", step_metric=f"{prefix}/step", hidden=True)
+        run.define_metric(f"{prefix}_stage/*", step_metric=f"{prefix}/step")
 
     def _name_keys(self) -> None:
         prefix, names, stages = self.prefix, self.history.layers, self.history.stages
@@ -116,20 +94,17 @@ class RunRows(Delivery):
         known = self.history.layers
         super().set_layers(layers)
         indices = [self.history.layers.index(name) for name in known]
-        self._unsent = [sums.over(len(layers), indices) for sums in self._unsent]
-        self._pending = [sums.over(len(layers), indices) for sums in self._pending]
         self._alerts.set_layers(self.history.layers, indices)
         self._name_keys()
+        self._outbox.set_layers(indices, self._values_per_row, 2 * len(self._keys))
 
     def close_with_run(self, monitor: Monitor) -> None:
         """Close the monitor when the run finishes, or else when the interpreter ends."""
-        self._watched.close_at_end(monitor, self, self._uncommitted)
+        self._watched.close_at_end(monitor, self, self.prefix, self._rest)
 
     def log_row(self, window: Window) -> None:
-        known = ~np.isnan(window.rwc)
-        total = np.where(known, window.rwc, 0).sum(0, dtype=np.float64)
         self._alerts.look_at(window)
-        self._unsent.append(LayerSums(int(window.steps[-1]), total, known.sum(0)))
+        self._outbox.add(_sums(window.steps, window.rwc))
         if self._watched.budget.allows(self._values_per_row):
             self._send()
 
@@ -141,48 +116,70 @@ class RunRows(Delivery):
             edges = np.linspace(ranges[:, 0].numpy(), ranges[:, 1].numpy(), counts.shape[1] + 1, axis=1)
             for key, count, edge in zip(keys, counts.tolist(), edges.tolist(), strict=True):
                 row[key] = wandb.Histogram(np_histogram=(count, edge))
-        self.run.log(row, commit=self.rows == "own")
+        self._outbox.add_histograms(histograms.step, row)
+        if self._has_own_rows():
+            self._outbox.commit_histograms()
+        else:
+            self._outbox.attach_histograms()
 
     def log_nonfinite(self, layer: str, step: int, count: int) -> None:
         self._alerts.nonfinite(layer, step, count)
 
-    def log_end(self) -> None:
+    def log_progress(self) -> None:
+        self._open_file()
+        now = time.monotonic()
+        if now - max(self._shown_at, self._outbox.committed_at) > LIVE_SECONDS and len(self.history):
+            # Even if W&B's process cannot take it: it was tried.
+            self._shown_at = now
+            if self._watched.flow.allows(self._values_per_row):
+                last = _sums(self.history.steps[-50:], self.history.rwc[-50:])
+                self.run.summary.update(self._row_of(last))
+
+    def end(self) -> None:
         self._watched.monitors.pop(self, None)
-        if self.run.disabled:
+        self._log(self._open_file)
+        super().end()
+
+    def log_end(self) -> None:
+        if self.file is None:
             return
-        if self._unsent:
-            self._send()
+        if not self._watched.flow.wait(SECONDS_TO_ANSWER):
+            raise TimeoutError(f"W&B's process has not answered for {SECONDS_TO_ANSWER:.0f} s")
+        self._send()
         self.run.summary.update(summary_of(self.history, self.prefix))
-        path = Path(self.run.dir) / file_of(self.prefix)
-        self.history.save(path)
-        self.run.save(path, base_path=self.run.dir, policy="now")
+        if self.file.path.is_file():
+            self.run.save(self.file.path, base_path=self.run.dir, policy="now")
         log_charts(self.run, self.history, self.prefix)
 
-    def _uncommitted(self) -> list[dict[str, float]]:
-        """Several rows of ours that stand together in one that the user has not committed, each as it was."""
-        is_joined = len(self._pending) > 1 and self.run.step == self._pending_step
-        return [self._values(sums) for sums in self._pending] if is_joined else []
+    def _rest(self, values: int) -> list[Row]:
+        return self._outbox.rest(values) if self._is_logging else []
+
+    def _open_file(self) -> None:
+        if self.file is None and not self.run.disabled:
+            self.file = SeriesFile(Path(self.run.dir) / file_of(self.prefix))
+
+    def _has_own_rows(self) -> bool:
+        # A `LateRun` is decided when it is asked something that only a run knows.
+        return self._rows == "own" or (not self.run.disabled and getattr(self.run, "is_ours", False))
 
     def _send(self) -> None:
-        if self.rows == "own":
-            self.run.log(self._values(_joined(self._unsent)))
+        if self._has_own_rows():
+            self._outbox.commit()
         else:
-            place = self.run.step
-            if place != self._pending_step:
-                self._pending, self._pending_step = [], place
-            self._pending += self._unsent
-            if len(self._pending) > min(MOST_PENDING, max(2, budget.VALUES_PER_MINUTE // self._values_per_row)):
-                self._pending = [_joined(self._pending[i : i + 2]) for i in range(0, len(self._pending), 2)]
-            self.run.log(self._values(_joined(self._pending)), commit=False)
-        self._unsent = []
+            self._outbox.attach()
 
-    def _values(self, sums: LayerSums) -> dict[str, float]:
+    def _row_of(self, sums: LayerSums) -> Row:
         means = sums.means()
-        values = dict(zip(self._keys, means.tolist(), strict=True))
+        row: Row = dict(zip(self._keys, means.tolist(), strict=True))
         for key, indices in zip(self._stage_keys, self._stage_indices, strict=True):
-            values[key] = float(mean_of_moving(means[indices]))
-        values[f"{self.prefix}/step"] = sums.step
-        return values
+            row[key] = float(mean_of_moving(means[indices]))
+        row[f"{self.prefix}/step"] = sums.step
+        return row
+
+
+def _sums(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:
+    known = ~np.isnan(rwc)
+    return LayerSums(int(steps[-1]), np.where(known, rwc, 0).sum(0, dtype=np.float64), known.sum(0))
 
 
 def slashed(layer: str) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import atexit
 import warnings
 from collections.abc import Callable
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from rwc_wandb.log.budget import Budget
-from rwc_wandb.measure.delivery import Delivery
-from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
+from rwc_wandb.log.flow import Flow
+from rwc_wandb.log.outbox import Row
+from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
+from rwc_wandb.measure.monitor import Monitor
 
 if TYPE_CHECKING:
     from wandb import Run
 
-Row = dict[str, Any]
-
+Rest = Callable[[int], list[Row]]
 _WATCHED: WeakKeyDictionary[Any, WatchedRun] = WeakKeyDictionary()
 
 
@@ -34,22 +35,39 @@ class WatchedRun:
     Attributes:
         run: the W&B run, or a `LateRun`.
         budget: what all monitors of the run may still send.
+        flow: what W&B's process can take now.
         monitors: the open monitors, by what takes their measurements. A closed one is not kept: a long run would keep
             in memory every model that was once trained in it.
+        prefixes: those of all monitors that the run has had.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.budget = Budget()
+        self.flow = Flow(run)
         self.monitors: dict[Delivery, Monitor] = {}
-        self._uncommitted: list[Callable[[], list[Row]]] = []
+        self.prefixes: set[str] = set()
+        self._rests: list[Rest] = []
 
-    def close_at_end(self, monitor: Monitor, delivery: Delivery, uncommitted: Callable[[], list[Row]]) -> None:
-        """Close the monitor when the run finishes, or else when the interpreter ends; then commit what `uncommitted`
-        returns: rows that stand together in the one that the user has not committed."""
+    def free_prefix(self, prefix: str) -> str:
+        """`prefix`, or where a monitor of this run has it, the next with a number; then it is said."""
+        if prefix not in self.prefixes:
+            return prefix
+        free = next(f"{prefix}_{number}" for number in count(2) if f"{prefix}_{number}" not in self.prefixes)
+        warnings.warn(
+            f"rwc_wandb: another monitor of this run logs under {prefix!r}: this one logs under {free!r}. Name it with "
+            "prefix=, or watch several models by one call: watch([one, other], optimizer).",
+            stacklevel=4,
+        )
+        return free
+
+    def close_at_end(self, monitor: Monitor, delivery: Delivery, prefix: str, rest: Rest) -> None:
+        """Close the monitor when the run finishes, or else when the interpreter ends; then commit what `rest` returns:
+        rows of at most so many values in all."""
         self.monitors[delivery] = monitor
-        self._uncommitted.append(uncommitted)
-        if len(self._uncommitted) > 1:
+        self.prefixes.add(prefix)
+        self._rests.append(rest)
+        if len(self._rests) > 1:
             return
         # W&B has no public hook for the end of a run; its own integrations use this one.
         hooks = getattr(self.run, "_teardown_hooks", None)
@@ -74,7 +92,8 @@ class WatchedRun:
     def _commit_rest(self) -> None:
         """The run ends: moving the user's step counter disturbs no row of theirs any more. Rows of several monitors
         stand side by side."""
-        for side_by_side in zip_longest(*(uncommitted() for uncommitted in self._uncommitted), fillvalue={}):
+        share = int(self.budget.left() / len(self._rests))
+        for side_by_side in zip_longest(*(rest(share) for rest in self._rests), fillvalue={}):
             values: Row = {}
             for row in side_by_side:
                 values |= row

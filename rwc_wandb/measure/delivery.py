@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.device.readback import Arrived
 from rwc_wandb.measure.kernels import Statistic, rates
 from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.series.file import SeriesFile
 from rwc_wandb.measure.series.history import History
 
 
@@ -30,24 +33,37 @@ class Window:
     rwc_elementwise: NDArray[np.float32]
 
 
+class MonitoringStopped(UserWarning):
+    """Something failed while measuring or logging: training goes on without it."""
+
+
 class Delivery:
-    """Keeps every measurement in `history`. A subclass logs them: it fills in the `log_...` methods, which do nothing
-    here.
+    """Keeps every measurement in `history` and in `file`, if there is one. A subclass logs them: it fills in the
+    `log_...` methods, which do nothing here. When one of them fails, logging ends and measuring goes on.
 
     Attributes:
         history: every measurement so far.
         rows_until: how many of them have been in a row.
         alerted: whether `log_nonfinite` was called: it is once.
+        file: where the history is saved as it grows; None: nowhere.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.history = _history_of(layers)
         self.rows_until = 0
         self.alerted = False
+        self.file: SeriesFile | None = None
+        self._is_logging = True
 
-    def log_row(self, window: Window) -> None: ...
+    def log_row(self, window: Window) -> None:
+        """One row is due."""
+
+    def log_progress(self) -> None:
+        """Measurements have arrived, whether or not a row is due."""
+
     def log_histograms(self, histograms: Histograms) -> None: ...
     def log_nonfinite(self, layer: str, step: int, count: int) -> None: ...
+
     def log_end(self) -> None:
         """Nothing comes after this."""
 
@@ -58,16 +74,41 @@ class Delivery:
         if not self.alerted and nonfinite.any():
             slot, index = np.argwhere(nonfinite)[0].tolist()
             self.alerted = True
-            self.log_nonfinite(self.history.layers[index], arrived.steps[slot], int(nonfinite[slot, index]))
+            layer, count = self.history.layers[index], int(nonfinite[slot, index])
+            self._log(partial(self.log_nonfinite, layer, arrived.steps[slot], count))
         if arrived.ends_row:
             self.end_row()
+        self._log(self.log_progress)
+        if self.file is not None:
+            self.file.keep(self.history)
+
+    def take_histograms(self, histograms: Histograms) -> None:
+        self._log(partial(self.log_histograms, histograms))
 
     def end_row(self) -> None:
         """Log what has not been in a row yet."""
         since, self.rows_until = self.rows_until, len(self.history)
         if since < self.rows_until:
             history = self.history
-            self.log_row(Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:]))
+            window = Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:])
+            self._log(partial(self.log_row, window))
+
+    def end(self) -> None:
+        """Save the file and log what remains.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        unwritten: OSError | None = None
+        try:
+            if self.file is not None:
+                self.file.finish(self.history)
+        except OSError as error:
+            unwritten = error
+        # A full disk is said once.
+        self._log(self.log_end, silently=unwritten is not None)
+        if unwritten is not None:
+            raise unwritten
 
     def set_layers(self, layers: Sequence[Layer]) -> None:
         """Further layers are measured from here on; `layers` are all."""
@@ -81,6 +122,25 @@ class Delivery:
         """Go on from a checkpoint."""
         self.history = history
         self.rows_until, self.alerted = counters["rows_until"], counters["alerted"]
+
+    def _log(self, action: Callable[[], None], silently: bool = False) -> None:
+        if not self._is_logging:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._is_logging = False
+            if silently:
+                return
+            step = self.history.steps[-1] if len(self.history) else 0
+            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            kept = f"monitor.history and {self.file.path} have" if self.file is not None else "monitor.history has"
+            warnings.warn(
+                f"rwc_wandb stopped logging at optimizer step {step}: {reason}. Training and measuring go on; {kept} "
+                "every measurement.",
+                MonitoringStopped,
+                stacklevel=2,
+            )
 
 
 def _history_of(layers: Sequence[Layer]) -> History:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,9 @@ from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.tracked import TrackedWeights
+
+SECONDS_ON_DEVICE = 20.0
+"""Measurements are sent to the host after that long, though no row is due."""
 
 
 class Measuring:
@@ -45,6 +49,7 @@ class Measuring:
         self._delivery = delivery
         self._readback = self._new_readback()
         self._in_row = 0
+        self._sent_at = time.monotonic()
         self._jumped: set[int] = set()
         self._resumed = False
 
@@ -69,9 +74,14 @@ class Measuring:
         count.start_over()
         self._jumped, self._resumed = set(), False
         self._in_row += 1
-        if self._in_row >= self._log_every:
+        is_row = self._in_row >= self._log_every
+        # Several ranks must send alike, and their clocks differ.
+        is_late = self._ranks is None and time.monotonic() - self._sent_at > SECONDS_ON_DEVICE
+        if is_row or is_late:
+            self._readback.send(groups, ends_row=is_row)
+            self._sent_at = time.monotonic()
+        if is_row:
             self._in_row = 0
-            self._readback.send(groups, ends_row=True)
         self.receive()
 
     def receive(self) -> None:
@@ -110,7 +120,7 @@ class Measuring:
         self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
 
     def _new_readback(self) -> ReadBack:
-        return ReadBack(len(self._layers), self._ranks, self._take_in, self._delivery.log_histograms)
+        return ReadBack(len(self._layers), self._ranks, self._take_in, self._delivery.take_histograms)
 
     def _take_in(self, arrived: Arrived) -> None:
         self._count.step -= arrived.skipped

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwc_wandb.measure.delivery import Delivery
+from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer, merged_layers
 from rwc_wandb.measure.measuring import Measuring
@@ -22,10 +22,6 @@ from rwc_wandb.measure.steps.capturing import Capturing
 from rwc_wandb.measure.steps.complete import CompleteSteps
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.steps.loading import watch_loading
-
-
-class MonitoringStopped(UserWarning):
-    """Something failed while measuring or logging: training goes on without monitoring."""
 
 
 class Monitor:
@@ -133,7 +129,7 @@ class Monitor:
             self.guarded(partial(self._measuring.flush, "close"))
         if not self.closed:
             self._release()
-            self.guarded(self._delivery.log_end)
+            self.guarded(self._delivery.end)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
@@ -213,7 +209,7 @@ class Monitor:
             if not self.closed:
                 acts: list[Callable[[], None]] = [self._measuring.abandon]
                 acts += [self._ranks.leave] if self._ranks is not None else []
-                for act in [*acts, self._delivery.end_row, self._release, self._delivery.log_end]:
+                for act in [*acts, self._delivery.end_row, self._release, self._delivery.end]:
                     with contextlib.suppress(Exception):
                         act()
             reason = f"{type(error).__name__}: {error}".rstrip(".")

@@ -11,7 +11,7 @@ from standin import StandIn
 from training import Training, network, rwc_rows
 
 from rwc_wandb import History, watch
-from rwc_wandb.log import budget, rows
+from rwc_wandb.log import budget, outbox
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.series.trends import depth_trend
 
@@ -72,7 +72,7 @@ def test_layers_have_the_step_as_their_axis_and_no_panel_each(standin: StandIn) 
     step, *groups = server.raw_config["_wandb"]["value"]["m"]
     assert step["1"] == "rwc/step"
     assert 2 in step["6"]
-    assert {group["2"]: 2 in group["6"] for group in groups} == {"rwc/*": True, "rwc_stage/*": False, "hist/*": False}
+    assert {group["2"]: 2 in group["6"] for group in groups} == {"rwc/*": True, "rwc_stage/*": False, "hist/*": True}
     assert all(group["5"] == 1 for group in groups)
 
 
@@ -142,7 +142,7 @@ def test_windows_that_wait_for_the_budget_are_in_the_next_row(
 def test_windows_of_a_user_who_never_logs_are_merged_when_there_are_many(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "MOST_PENDING", 4)
+    monkeypatch.setattr(outbox, "MOST_PENDING", 4)
     training = Training(standin, log_every=2, histogram_every=None)
     for _ in training.steps(12):
         pass

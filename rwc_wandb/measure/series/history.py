@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,6 +162,10 @@ class History:
             setattr(self, name, series)
         for name in ("layers", "stages", "sizes", "roles", "blocks", "kinds"):
             setattr(self, name, getattr(wider, name))
+
+    def frozen(self) -> History:
+        """What is there now, which another thread may read while this one appends; nothing is copied."""
+        return copy.copy(self)  # with the length of now; later rows go behind it, or into new arrays
 
     def stage_means(self, values: NDArray[np.floating]) -> tuple[list[str], NDArray[np.float64]]:
         """The mean over each stage's layers of `values` [..., L]: stage names in forward order, means [..., S].

@@ -1,0 +1,55 @@
+"""The file of a series that grows: whole at any moment, and never far behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from rwc_wandb.measure.series.history import History
+
+LEAST_SECONDS = 5.0
+MOST_SECONDS = 45.0
+
+
+class SeriesFile:
+    """Saves a growing history again and again, in a thread, so that a kill loses no more than the last minute.
+
+    A save begins 5 to 45 s after the one before: as late as it must for writing to take 1% of the time. Only a file
+    that takes longer than 11 s to write is saved less often.
+
+    Args:
+        path: where it is; its folder must be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._thread: threading.Thread | None = None
+        self._due = 0.0
+
+    def keep(self, history: History) -> None:
+        """Start saving what `history` holds now, if that is due. It returns at once."""
+        if time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due = time.monotonic() + LEAST_SECONDS
+        self._thread = threading.Thread(target=self._save, args=[history.frozen()], daemon=True)
+        self._thread.start()
+
+    def finish(self, history: History) -> None:
+        """Save all of it, now.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        history.save(self.path)
+
+    def _save(self, history: History) -> None:
+        begun = time.monotonic()
+        try:
+            history.save(self.path)
+        except OSError:
+            return  # `finish` tries again, and says so.
+        took = time.monotonic() - begun
+        self._due = begun + max(LEAST_SECONDS, min(100 * took, MOST_SECONDS), 4 * took)
