@@ -117,20 +117,20 @@ def test_a_failing_log_ends_logging_only(standin: StandIn, monkeypatch: pytest.M
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("planted")
 
-    with pytest.warns(
-        MonitoringStopped, match=r"stopped logging at optimizer step 15: RuntimeError: planted\. .*go on"
-    ) as said:
+    def train() -> None:
         for step in training.steps(40):
             if step == 11:
                 monkeypatch.setattr(training.run, "log", fail)
         training.monitor.close()
+
+    with pytest.warns(
+        MonitoringStopped, match=r"stopped logging at optimizer step 15: RuntimeError: planted\. .*go on"
+    ) as said:
+        train()
     assert len(said) == 1
     assert training.monitor.history.steps.tolist() == list(range(1, 41))
     saved = History.load(Path(training.run.dir) / "rwc.safetensors")
     np.testing.assert_array_equal(saved.rwc, training.monitor.history.rwc)
-    monkeypatch.undo()
-    os.environ.update(standin.environment(Path.cwd()))
-    training.finish()
 
 
 def test_a_failing_alert_ends_logging_only(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +149,11 @@ def test_a_failing_alert_ends_logging_only(standin: StandIn, monkeypatch: pytest
     assert len(training.monitor.history) == 12
 
 
-def test_a_wandb_process_that_stands_still_costs_no_step_anything(standin: StandIn) -> None:
+def test_a_wandb_process_that_stands_still_costs_no_step_anything(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """20 s, in which rows are due that the socket to it could not hold."""
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 10**9)
     run = wandb.init(project="p")
 
     model = nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(100)])
@@ -232,10 +235,14 @@ def test_two_monitors_of_one_name_both_arrive(standin: StandIn) -> None:
 def test_what_is_thinned_is_said_once(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 600)
     training = Training(standin, log_every=1, histogram_every=10)
-    with pytest.warns(UserWarning, match=r"more than the 600 a minute .* averaged .* left out") as said:
+
+    def train() -> None:
         for step in training.steps(300):
             training.run.log({"loss": step})
-        server = training.finish()
+
+    with pytest.warns(UserWarning, match=r"more than the 600 a minute .* averaged .* left out") as said:
+        train()
+    server = training.finish()
     assert len(said) == 1
     # A tenth at once, what the time pays for, and one row at the end.
     assert sum(len(row) - 2 for row in rwc_rows(server)) <= 600
