@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwc_wandb.log import budget
-from rwc_wandb.log.flow import VALUES_PER_HISTOGRAM, Flow
+from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, Flow
 
 if TYPE_CHECKING:
     from wandb import Run

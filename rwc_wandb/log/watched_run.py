@@ -9,8 +9,7 @@ from itertools import count, zip_longest
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from rwc_wandb.log.budget import Budget
-from rwc_wandb.log.flow import Flow
+from rwc_wandb.log.budget import Budget, Flow
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
 from rwc_wandb.measure.monitor import Monitor
