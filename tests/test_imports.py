@@ -49,6 +49,8 @@ PROMISED = {
 MOST_FILES = 12
 """In a room, beside its `__init__`."""
 
+MOST_LINES = 250
+
 Sources = dict[str, str]
 
 
@@ -126,6 +128,21 @@ def crowded(paths: Iterable[Path]) -> dict[Path, int]:
 
 def test_no_room_has_more_than_twelve_files() -> None:
     assert crowded((ROOT / "rwc_wandb").rglob("*.py")) == {}
+
+
+def lengthy(sources: Sources) -> dict[str, int]:
+    """The files with more lines than are allowed, and how many they have."""
+    lines = {module: len(source.splitlines()) for module, source in sources.items()}
+    return {module: count for module, count in lines.items() if count > MOST_LINES}
+
+
+def test_no_file_is_longer_than_250_lines() -> None:
+    assert lengthy(package()) == {}
+
+
+def test_a_long_file_is_found() -> None:
+    made_up = {"long": "pass\n" * (MOST_LINES + 1), "short": "pass\n" * MOST_LINES}
+    assert lengthy(made_up) == {"long": MOST_LINES + 1}
 
 
 def test_a_crowded_room_is_found() -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import whole_file
 from rwc_wandb.measure.roles import roles_and_blocks
+from rwc_wandb.measure.series.file_content import oddity
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -214,37 +215,11 @@ class History:
             if isinstance(error, HistoryError):
                 raise
             raise HistoryError(f"{path} cannot be read as a history ({error}): was it cut short?") from error
-        if odd := _odd(found, series):
+        if odd := oddity(found, series):
             raise HistoryError(f"{path} is not a history that rwc_wandb has written: {odd}.")
         history = cls(**found)
         history.append(**series)
         return history
-
-
-def _odd(found: dict[str, Any], series: dict[str, NDArray[Any]]) -> str:
-    """What is wrong with the content of a history file; "" where it is right."""
-    kinds: dict[str, tuple[type, ...]] = {"layers": (str,), "stages": (str,), "sizes": (int,)}
-    kinds |= {"roles": (str,), "blocks": (int, type(None)), "kinds": (str,)}
-    for key, kind in kinds.items():
-        if key not in found:
-            continue
-        values = found[key]
-        if not isinstance(values, list) or not all(type(value) in kind for value in values):
-            return f"its {key} are no list of {kind[0].__name__}{' or None' if len(kind) > 1 else ''}"
-        if len(values) != len(found["layers"]):
-            return f"it has {len(found['layers'])} layers and {len(values)} {key}"
-    per_epoch = found["steps_per_epoch"]
-    if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
-        return f"its steps_per_epoch is {per_epoch!r}"
-    shape = (series["steps"].size, len(found["layers"]))
-    for key, dtype, wanted in (
-        ("steps", np.int64, shape[:1]),
-        ("rwc", np.float32, shape),
-        ("rwc_elementwise", np.float32, shape),
-    ):
-        if series[key].dtype != dtype or series[key].shape != wanted:
-            return f"its {key} are {series[key].dtype} {series[key].shape} where its steps and layers say {wanted}"
-    return ""
 
 
 def file_of(prefix: str) -> str:
