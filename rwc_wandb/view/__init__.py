@@ -1,1 +1,1 @@
-"""History in, pictures out: Vega-Lite charts for W&B and for local files, and reports."""
+"""Histories in, pictures and sentences out: one set of Vega-Lite charts for W&B, local files and notebooks."""

@@ -123,5 +123,6 @@ async function draw() {
 for (const [name, values] of [["role", roles], ["stage", different(layers, "stage")]]) {
   for (const value of values) controls.elements[name].add(new Option(value, value));
 }
+if (!charts.some(chart => chart.id === "rwc_curves")) controls.elements.colour.parentElement.hidden = true;
 controls.addEventListener("change", draw);
 await draw();

@@ -13,7 +13,7 @@ from rwc_wandb.view.charts import Chart
 _POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 
 INK = "#767d87"
-"""The colour of words in the specs: readable on white and on nearly black, so perfect on neither."""
+"""The colour of words in the specs: readable on white and on nearly black."""
 
 _HINT = "Click on a cell, a line or a dot to see its role alone in all charts, and again to see all."
 

@@ -33,6 +33,12 @@ ROLE_HEIGHT, WIDEST_CELL = 26, 70
 PIXELS_PER_LETTER = 8
 """Of an axis' labels, with what must stay free around them."""
 
+MOST_LAYERS_DOUBLED = 100
+"""Up to so many layers pictures have two pixels for each of the page."""
+
+LONGEST_NAME = 400
+"""Pixels of a layer's name on its axis."""
+
 MOST_ROWS_LOCAL = 40_000
 """A page with more rows takes seconds to open; 161 layers x 150 epochs are 24,150."""
 
@@ -72,7 +78,7 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     stem = "rwc_elementwise" if elementwise else "rwc"
     files = {folder / f"{stem}.html": html_page(drawn, made, title).encode()}
-    files[folder / f"{stem}.png"] = png(concrete("rwc_heatmap", made["rwc_heatmap"], drawn))
+    files[folder / f"{stem}.png"] = png(concrete("rwc_heatmap", made["rwc_heatmap"], drawn), _scale(drawn))
     files |= _pictures(folder / stem, made, drawn, pictures)
     return _written(files)
 
@@ -90,7 +96,7 @@ def write_comparison(
     stem = "rwc_elementwise_ratio" if drawn.elementwise else "rwc_ratio"
     shown = _page(drawn, made, title, [_formula(drawn), _RATIO], differences(comparison))
     files = {folder / f"{stem}.html": shown.encode()}
-    files[folder / f"{stem}.png"] = png(concrete("rwc_ratio", made["rwc_ratio"], drawn))
+    files[folder / f"{stem}.png"] = png(concrete("rwc_ratio", made["rwc_ratio"], drawn), _scale(drawn))
     files |= _pictures(folder / stem.removesuffix("_ratio"), made, drawn, pictures)
     return _written(files)
 
@@ -138,6 +144,7 @@ def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
     described: dict[str, Any] = filled(spec(name), chart.fields, chart.strings)
     # The file says version 5, for W&B; it means the same in the newer one that is bundled here.
     del described["$schema"]
+    described["config"]["axis"]["labelLimit"] = LONGEST_NAME
     if name == "rwc_map":
         columns = len(set(drawn.blocks))
         width = min(WIDTH, columns * WIDEST_CELL)
@@ -184,6 +191,11 @@ def _formula(drawn: Series) -> str:
     )
 
 
+def _scale(drawn: Series) -> float:
+    """Of a picture: a row for each of 500 layers is 6,000 pixels high as it is."""
+    return 2 if len(drawn.layers) <= MOST_LAYERS_DOUBLED else 1
+
+
 def _pictures(
     stem: Path, made: dict[str, Chart], drawn: Series, kind: Literal["png", "svg"] | None
 ) -> dict[Path, bytes]:
@@ -191,7 +203,7 @@ def _pictures(
     files = {}
     for name, chart in made.items() if kind else ():
         described = concrete(name, chart, drawn)
-        data = png(described) if kind == "png" else svg(described).encode()
+        data = png(described, _scale(drawn)) if kind == "png" else svg(described).encode()
         files[stem.with_name(f"{stem.name}{name.removeprefix('rwc')}.{kind}")] = data
     return files
 

@@ -151,8 +151,8 @@ def _difference(these: Sequence[str], others: Sequence[str]) -> str:
 
 def values_at(history: History, steps: NDArray[np.int64], elementwise: bool) -> Values:
     """[T, L] at `steps`; of a step that was measured twice (a run resumed from an older checkpoint), the later one."""
-    place = {int(step): row for row, step in enumerate(history.steps)}
-    rows = [place[int(step)] for step in steps]
+    index = {int(step): row for row, step in enumerate(history.steps)}
+    rows = [index[int(step)] for step in steps]
     values = (history.rwc_elementwise if elementwise else history.rwc)[rows].astype(np.float64)
     # An infinite rate (the layer was all zero before) has no place on a logarithmic axis either.
     values[~np.isfinite(values)] = np.nan

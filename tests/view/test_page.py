@@ -14,7 +14,8 @@ from browser import CHROMIUM, visit
 from histories import made_up, transformer
 
 from rwc_wandb.measure.series.history import History
-from rwc_wandb.view.render import write_pictures
+from rwc_wandb.view.compared import compare
+from rwc_wandb.view.render import write_comparison, write_pictures
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
@@ -58,10 +59,13 @@ document.body.append(told);
 def act(history: History, folder: Path, script: str) -> list[Any]:
     """What `script` pushed to `said` in the page of `history`, which has loaded without an error."""
     write_pictures(history, folder)
-    page = folder / "rwc.html"
+    return act_in(folder / "rwc.html", script)
+
+
+def act_in(page: Path, script: str) -> list[Any]:
     head, end, tail = page.read_text("utf-8").rpartition("</body>")
     page.write_text(f'{head}<script type="module">{ACTING}{script}{TELLING}</script>{end}{tail}', "utf-8")
-    seen = visit(page, folder / "profile")
+    seen = visit(page, page.parent / "profile")
     assert seen.console == []
     (found,) = re.findall(r'<pre id="said">(.*?)</pre>', seen.dom, re.DOTALL)
     result: list[Any] = json.loads(html.unescape(found))
@@ -154,3 +158,17 @@ def test_where_nothing_repeats_there_is_no_map_and_the_profile_stays(tmp_path: P
         "rwc_stages",
         "rwc_profile",
     ]
+
+
+def test_of_a_comparison_too_a_role_is_shown_alone(tmp_path: Path) -> None:
+    ours, theirs = transformer(blocks=3, measurements=4), transformer(blocks=3, measurements=4, seed=1)
+    write_comparison(compare([ours], [theirs]), tmp_path, "one against other")
+    script = """
+await choose({role: "mlp"});
+said.push(names("rwc_ratio", "layer"), rows("rwc_ratio_stages").map(row => row.mean), form.colour.parentElement.hidden);
+"""
+    layers, means, hidden = act_in(tmp_path / "rwc_ratio.html", script)
+    assert layers == ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]
+    ratio = np.log2(ours.rwc[:, [3, 6, 9]].astype(float) / theirs.rwc[:, [3, 6, 9]])
+    np.testing.assert_allclose(np.reshape(means, (4, 3)), ratio, rtol=1e-3, atol=1e-6)
+    assert hidden
