@@ -148,7 +148,8 @@ class Backend(ArtifactAnswers, ReadingAnswers):
         if had and had not in running:
             sweep.agents[agent] = None
             sweep.ended.append(had)
-        command = None if running else sweep.next_command(agent)
+        stopped = next((run for run in running if run in sweep.stopped), None)
+        command = {"type": "stop", "run_id": stopped} if stopped else None if running else sweep.next_command(agent)
         return {"agentHeartbeat": {"agent": {"id": agent}, "commands": json.dumps([command] if command else [])}}
 
     def _sweep(self, sweep: Sweep) -> Json:

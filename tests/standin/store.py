@@ -146,6 +146,8 @@ class Sweep:
     """Agent -> the run it has."""
     ended: list[str] = field(default_factory=list)
     """The runs whose process is gone, as the agents say; one that is not among the backend's runs never began."""
+    stopped: set[str] = field(default_factory=set)
+    """The runs that agents are told to stop, as the button of W&B's page and `early_terminate` do."""
 
     @property
     def config(self) -> Json:

@@ -30,9 +30,9 @@ def main(folder: Path, words: list[str]) -> int:
         save(learner)
         return learner
 
-    def recording_evaluate(learner: Learner) -> dict[str, float]:
+    def recording_evaluate(learner: Learner, *words: Any) -> dict[str, float] | None:
         save(learner)
-        return evaluate(learner)
+        return evaluate(learner, *words)
 
     loop.build, loop.evaluate = recording_build, recording_evaluate
     return cli.main(words)

@@ -60,6 +60,7 @@ def test_loss_and_accuracy_are_those_of_all_images(linear: Learner) -> None:
     assert metrics["train/accuracy"] == pytest.approx(accuracy, rel=1e-12)
     assert metrics["images_per_second"] > 0
     assert len(shown) == 1  # the first step; the next look is a second away
+    assert evaluate(linear, lambda: True) is None
     tested = evaluate(linear)
     loss, accuracy = reference(linear, *linear.test(torch.arange(150)))
     assert tested == {"test/loss": pytest.approx(loss, rel=1e-6), "test/accuracy": pytest.approx(accuracy, rel=1e-12)}

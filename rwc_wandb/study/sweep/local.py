@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,10 @@ def _train(config: TrainConfig) -> str:
     """Why it failed; "" if it did not."""
     log = Path(config.output) / LOGS / f"{config.run_name}.txt"
     with log.open("ab") as file:
-        status = subprocess.run(command_of(config), stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        # The variable lets a training end when this process dies.
+        environment = os.environ | {"RWC_WANDB_SWEEP": "local"}
+        command = command_of(config)
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if status == 0:
         return ""
     lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]

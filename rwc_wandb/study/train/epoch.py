@@ -86,8 +86,12 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(learner: Learner) -> dict[str, float]:
-    """Loss and accuracy on the test images, which the processes share among them."""
+def evaluate(learner: Learner, must_stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    """Loss and accuracy on the test images, which the processes share among them; None where `must_stop` became true.
+
+    Args:
+        must_stop: asked before each batch. Several processes must all give the same answers.
+    """
     accelerator = learner.accelerator
     model = accelerator.unwrap_model(learner.model)
     model.eval()
@@ -100,6 +104,8 @@ def evaluate(learner: Learner) -> dict[str, float]:
         accelerator.process_index, len(learner.test.labels), accelerator.num_processes, device=learner.test.home
     )
     for numbers in mine.split(TEST_BATCH):
+        if must_stop():
+            return None
         images, labels = learner.test(numbers)
         with accelerator.autocast():
             logits = model(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     Raises:
         UserError: the configuration, the data or the output folder cannot be used.
     """
+    signals = StopSignals()
     started = folder_to_resume(config) if resume else None
     if started and read_result(started):
         Checkpoints(started).remove()
@@ -94,14 +96,14 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     if state is not None:
         session.load(state)
         console.print(f"Resumed in epoch {state['epoch']}, after {state['steps']} steps.", highlight=False)
-    with StopSignals() as signals:
+    with signals:
         metrics = train_epochs(session, signals)
     if metrics is None:
         monitor.close()
         _finish_run(session)
         _leave(session)
         console.print(f"Stopped after {session.steps} steps; the same command with --resume goes on.", highlight=False)
-        return 128 + (signals.received or 2)
+        return 128 + (signals.heard() or signal.SIGINT)
     if run is not None and folder is not None:
         finish(session, folder, run, metrics)
     _leave(session)
@@ -150,7 +152,11 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
             trained = train_epoch(learner, session.place, after_step, None if progress.disable else show)
             if trained is None:
                 return None
-            metrics = trained | evaluate(learner)
+            tested = evaluate(learner, lambda: accelerator.num_processes == 1 and signals.heard() is not None)
+            if tested is None:
+                save()
+                return None
+            metrics = trained | tested
             progress.update(bar, completed=session.steps, refresh=True)
             session.best = max(session.best, metrics["test/accuracy"])
             if session.run is not None and folder is not None:
@@ -215,10 +221,10 @@ def _leave(session: Session) -> None:
 def _must_stop(session: Session, signals: StopSignals) -> bool:
     accelerator = session.learner.accelerator
     if accelerator.num_processes == 1:
-        return signals.received is not None
+        return signals.heard() is not None
     if accelerator.device.type != "cpu" and session.steps % STOP_EVERY:
         return False
-    heard = torch.tensor(float(signals.received is not None), device=accelerator.device)
+    heard = torch.tensor(float(signals.heard() is not None), device=accelerator.device)
     return bool(accelerator.reduce(heard, "sum") > 0)
 
 
