@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,9 @@ API key comes before it, and takes up to 10 s more."""
 
 SECONDS_TO_FINISH = 60
 """What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
+
+SECONDS_TO_ANSWER = 5
+"""What a server has to tell that a run of ours has ended."""
 
 
 def open_run(**options: Any) -> tuple[Run, str]:
@@ -42,8 +47,7 @@ def open_run(**options: Any) -> tuple[Run, str]:
         reason = "WANDB_MODE is offline"
     # Settings that cannot be, from the environment too, are wandb.Error or pydantic's ValueError.
     except (wandb.Error, ValueError) as error:
-        unreached = f"{type(error).__name__}, no server reached"
-        reason = "no API key" if isinstance(error, wandb.errors.UsageError) else unreached
+        reason = "no API key" if isinstance(error, wandb.errors.UsageError) else _why_unopened(error)
         if "id" in options or "WANDB_RUN_ID" in os.environ:
             # Else the client says that the id is in use: by the attempt that has just failed.
             wandb.teardown()
@@ -68,18 +72,42 @@ def _init(options: dict[str, Any], mode: Any) -> Run:
     return wandb.init(mode=mode, settings=wandb.Settings(quiet=True, silent=is_offline, **settings), **options)
 
 
+def _why_unopened(error: Exception) -> str:
+    kind = type(error).__name__
+    if refusal := re.search(r"\b(401|403)\b", str(error)):
+        return f"{kind}, the server refuses this API key or project with status {refusal[0]}"
+    return f"{kind}, no server reached"
+
+
 def finish_run(run: Run, exit_code: int | None = None) -> str:
     """End a run that `open_run` has opened; a line for the case that the server did not take all of it, else "".
 
     Raises:
         OSError: W&B cannot write its own files.
     """
+    sync = f"wandb sync --include-online {Path(run.dir).parent}"
     try:
         run.finish(exit_code=exit_code)
     except TimeoutError:
-        folder = Path(run.dir).parent
-        return f"W&B has not taken all of the run in time; later: wandb sync --include-online {folder}"
+        return f"W&B has not taken all of the run in time; later: {sync}"
+    if not run.offline and not run.disabled and (refusal := _refusal(run)):
+        return f"W&B's server {refusal}: what it lacks of the run comes by: {sync}"
     return ""
+
+
+def _refusal(run: Run) -> str:
+    """What the client keeps to itself: the server answers no more, or does not know that the run has ended. "" if it
+    does."""
+    try:
+        api = wandb.Api(timeout=SECONDS_TO_ANSWER, api_key=run.settings.api_key)
+        for pause in (0, 1, 2):  # It may note the end a moment later.
+            time.sleep(pause)
+            if api.run(f"{run.entity}/{run.project}/{run.id}").state != "running":
+                return ""
+    except Exception as error:
+        status = re.search(r"\b[45]\d\d\b", str(error))
+        return f"refuses the run (status {status[0]})" if status else f"does not answer ({type(error).__name__})"
+    return "takes the run for a running one"
 
 
 @contextmanager

@@ -76,6 +76,32 @@ def test_a_run_of_ours_does_not_wait_for_ever(
     assert finish_run(run) == ""
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_at_the_start_is_not_called_unreached(status: int, standin: StandIn) -> None:
+    standin.faults.status = status
+    run, line = open_run(project="p")
+    assert f"the server refuses this API key or project with status {status}" in line
+    assert "no server reached" not in line
+    run.finish()
+
+
+def test_a_server_that_refuses_later_is_said_and_a_sync_brings_the_rest(standin: StandIn) -> None:
+    run, _ = open_run(project="p")
+    run.log({"loss": 0})
+    server = standin.run(run.id)
+    standin.wait_until(lambda: server.rows)
+    standin.faults.status = 403
+    for step in range(1, 21):
+        run.log({"loss": step})
+    line = finish_run(run)
+    assert "refuses the run (status 403)" in line
+    folder = Path(run.dir).parent
+    assert line.endswith(f"wandb sync --include-online {folder}")
+    assert len(server.rows) < 21
+    # The client sends every row again, behind those that had arrived, with the `_step` that it had.
+    assert {row["_step"]: row["loss"] for row in synced(standin, folder).rows} == {step: step for step in range(21)}
+
+
 @pytest.mark.parametrize("fault", FAULTS if SLOW else ["hang"])
 def test_a_users_training_loses_nothing(fault: str, standin: StandIn) -> None:
     training = Training(standin, log_every=5, histogram_every=50)

@@ -181,6 +181,7 @@ def test_a_wandb_process_that_stands_still_costs_no_step_anything(
     finally:
         service.send_signal(signal.SIGCONT)
     lost = sum(max(0.0, took - usual[-5]) for took in stopped)
+    assert lost < 1.0  # Mostly other processes of a busy machine.
     print(f"{len(stopped)} steps while stopped: slowest {max(stopped) * 1e3:.1f} ms, lost {lost * 1e3:.1f} ms in all")
     assert max(stopped) < 0.5  # It was 15 s; how fast a step is depends on the machine.
     steps = monitor.step
@@ -245,4 +246,4 @@ def test_what_is_thinned_is_said_once(standin: StandIn, monkeypatch: pytest.Monk
     server = training.finish()
     assert len(said) == 1
     # A tenth at once, what the time pays for, and one row at the end.
-    assert sum(len(row) - 2 for row in rwc_rows(server)) <= 600
+    assert 6 * len(rwc_rows(server)) <= 600
