@@ -148,9 +148,10 @@ def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
     if name == "rwc_map":
         columns = len(set(drawn.blocks))
         width = min(WIDTH, columns * WIDEST_CELL)
-        if PIXELS_PER_LETTER * max(map(len, drawn.blocks)) < width / columns:
-            for layer in (described["layer"][0]["layer"][1], described["layer"][1]):
-                layer["encoding"]["x"]["axis"]["labelAngle"] = 0
+        is_level = PIXELS_PER_LETTER * max(map(len, drawn.blocks)) < width / columns
+        for layer in (described["layer"][0]["layer"][1], described["layer"][1]):
+            # Upright, names of 9 pixels stand side by side in up to 85 columns.
+            layer["encoding"]["x"]["axis"] |= {"labelAngle": 0} if is_level else {"labelFontSize": 9}
         return described | {"width": width, "height": {"step": ROLE_HEIGHT}}
     if name == "rwc_ratio":
         known = np.abs(drawn.values[np.isfinite(drawn.values)])

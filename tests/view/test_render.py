@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CHROMIUM, visit
-from histories import filled_with, made_up
+from histories import filled_with, made_up, transformer
 from PIL import Image
 
 from rwc_wandb.errors import UserError
@@ -164,3 +164,18 @@ def test_the_browser_test_can_fail(tmp_path: Path) -> None:
     seen = visit(page, tmp_path / "profile")
     assert "/x" in seen.requests
     assert any("no" in line for line in seen.console)
+
+
+@pytest.mark.parametrize("blocks", [3, 80])
+def test_every_role_and_block_is_named_on_the_map(blocks: int) -> None:
+    drawn = series([transformer(blocks, measurements=2)])
+    drawing = svg(concrete("rwc_map", charts(drawn)["rwc_map"], drawn))
+    for name in ("in", *range(blocks), "out", "embed", "attention.query", "attention.value", "mlp", "head"):
+        assert f">{name}</text>" in drawing
+
+
+def test_every_layer_of_a_deep_network_is_named_on_the_heat_map() -> None:
+    history = transformer(blocks=60, measurements=2)
+    drawn = series([history])
+    drawing = svg(concrete("rwc_heatmap", charts(drawn)["rwc_heatmap"], drawn))
+    assert [name for name in history.layers if f">{name}</text>" not in drawing] == []
