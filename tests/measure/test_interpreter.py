@@ -32,7 +32,10 @@ def test_kernels_through_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_compiled_for_hopper_16_bytes_go_at_a_time_and_nothing_is_added_atomically(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atomically(
+    architecture: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
     triton = pytest.importorskip("triton", minversion="3.3", reason="another face of the compiler")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -45,17 +48,27 @@ def test_compiled_for_hopper_16_bytes_go_at_a_time_and_nothing_is_added_atomical
         options = dict(options)
         constants = constants | {"BLOCK": options.pop("BLOCK")}
         source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
-        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.run(
+            [tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
+        ).stdout
+        # What does not fit into registers is kept on the stack, in local memory.
+        assert re.findall(r"(STACK|LOCAL):(\d+)", usage) == [("STACK", "0"), ("LOCAL", "0")], usage
+        return compiled.asm["ptx"]
 
     element = {"ELEMENT": gpu.DTYPES[dtype]}
     chunks = code(triton_kernels.measure_chunks, {"table": "*i64", "sums": "*fp64"}, element, gpu._OPTIONS)
+    limits = code(triton_kernels.limit_chunks, {"table": "*i64", "limits": "*fp32"}, element, gpu._LIMIT_OPTIONS)
     pointers = {"sums": "*fp64", "firsts": "*i64", "statistics": "*fp64"}
     layers = code(triton_kernels.sum_layers, pointers, {}, gpu._LAYER_OPTIONS)
-    assert "ld.global.v4.b32" in chunks
-    assert "st.global.v4.b32" in chunks
     atomic = re.compile(r"\b(atom|red)\.")
-    assert not atomic.search(chunks + layers)
+    assert not atomic.search(chunks + layers + limits)
     pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32"}
     histograms = code(triton_kernels.count_chunks, pointers, element | {"BINS": 64, "SLOTS": 64}, gpu._OPTIONS)
-    assert "ld.global.v4.b32" in histograms
     assert atomic.search(histograms)
+    for kernel in (chunks, limits, histograms):
+        assert "ld.global.v4.b32" in kernel
+    assert "st.global.v4.b32" in chunks

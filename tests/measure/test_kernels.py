@@ -340,3 +340,14 @@ class TestChoice:
     def test_triton_on_a_gpu(self, dtype: torch.dtype) -> None:
         ones = [torch.ones(3, dtype=dtype, device="cuda")]
         assert type(reduction_for(ones, ones)) is gpu_reduction()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a count of the Triton kernels")
+def test_as_many_nonfinite_elements_as_a_chunk_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two counts share 32 bits: 32768 would make the upper one negative."""
+    monkeypatch.setattr("rwc_wandb.measure.kernels.gpu.CHUNK", 1 << 15)
+    (kind,) = KINDS
+    old = torch.zeros(1 << 15)
+    new = torch.full_like(old, torch.nan)
+    assert measured(kind, [new], [old])[0, Statistic.RATIO_COUNT :].tolist() == [0, 1 << 15]
+    check_histograms(kind, [new], [old], 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_in_a_process_of_its_own() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
+
+
+@pytest.mark.skipif(HERE, reason="of torch's own lazy tensors")
+def test_a_device_without_addresses_is_refused_in_one_sentence() -> None:
+    script = (
+        "import torch, torch._lazy.ts_backend, rwc_wandb; torch._lazy.ts_backend.init(); "
+        "rwc_wandb.watch(torch.nn.Linear(3, 2).to('lazy'), run=False)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert re.search(r"UserError: weight is on the device lazy:0, where weights have no address .*\n$", result.stderr)
 
 
 @here

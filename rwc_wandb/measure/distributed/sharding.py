@@ -138,6 +138,11 @@ def _checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
         raise UserError(f"{name} hides its layers: give FullyShardedDataParallel use_orig_params=True before watch.")
     if tensor.is_meta:
         raise UserError(f"{name} has no values yet (meta device): call watch after the weights are materialised.")
+    if not _is_dtensor(tensor) and tensor.device.type not in ("cpu", "cuda") and not _has_address(tensor):
+        raise UserError(
+            f"{name} is on the device {tensor.device}, where weights have no address (lazy tensors), which watch "
+            "cannot measure: train on cpu, cuda, mps or xpu."
+        )
     if not _is_dtensor(tensor) and tensor.layout != torch.strided:
         raise UserError(
             f"{name} is stored sparsely ({tensor.layout}), which watch cannot measure: choose other layers."
@@ -147,6 +152,13 @@ def _checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
             f"{name} has a Partial placement, so no rank has its values: redistribute it to Shard or Replicate."
         )
     return tuple(tensor.shape)
+
+
+def _has_address(tensor: Tensor) -> bool:
+    try:
+        return tensor.numel() == 0 or tensor.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 def settle(model: nn.Module) -> None:

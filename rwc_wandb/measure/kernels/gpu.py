@@ -29,6 +29,8 @@ LARGE = 1 << 25
 """From this many elements on chunks are twice as large: enough for all multiprocessors, and fewer partial sums."""
 # Without fusion, because fused multiply-adds round differently from all other kernels.
 _OPTIONS = {"BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
+# ptxas alone stops at 56 registers on sm_90, and spills; it spills on sm_100 with 64. ROCm's Triton has no such option.
+_LIMIT_OPTIONS = _OPTIONS if torch.version.hip else _OPTIONS | {"maxnreg": 72}
 # One program per layer adds up the partial sums block after block: few and large blocks, so that it waits seldom.
 _LAYER_OPTIONS = {"BLOCK": 4 * BLOCK, "num_warps": 8, "enable_fp_fusion": False}
 
@@ -79,7 +81,7 @@ class GPUReduction:
         counts = torch.zeros(2, layers, bins, dtype=torch.int64, device=self._device)
         slots = triton.next_power_of_2(bins)
         with self._on_device():
-            kernels.limit_chunks[(chunks,)](self._table, limits, ELEMENT=self._element, **_OPTIONS)
+            kernels.limit_chunks[(chunks,)](self._table, limits, ELEMENT=self._element, **_LIMIT_OPTIONS)
             kernels.limit_layers[(layers, 2)](limits, self._firsts, ranges, **_LAYER_OPTIONS)
             kernels.count_chunks[(chunks,)](
                 self._table, ranges, counts, layers, BINS=bins, SLOTS=slots, ELEMENT=self._element, **_OPTIONS

@@ -79,7 +79,8 @@ def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
         change, norm, ratio, counted = _sums_of_chunk(weights, snapshots, count, BLOCK, True)
     else:
         change, norm, ratio, counted = _sums_of_chunk(weights, snapshots, count, BLOCK, False)
-    counted = tl.sum(counted)
+    # Unsigned: 32768 in the upper bits would be the sign.
+    counted = tl.sum(counted.to(tl.uint32))
     chunks = tl.num_programs(0).to(tl.int64)
     target = sums + tl.program_id(0)
     # In float64 from here on, so the order in which Triton sums within a program does not matter to the precision.
@@ -87,8 +88,7 @@ def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(target + chunks, tl.sum(norm.to(tl.float64)))
     tl.store(target + 2 * chunks, tl.sum(ratio.to(tl.float64)))
     tl.store(target + 3 * chunks, (counted & 65535).to(tl.float64))
-    # Masked, because the shift of a signed number carries its sign on.
-    tl.store(target + 4 * chunks, ((counted >> 16) & 65535).to(tl.float64))
+    tl.store(target + 4 * chunks, (counted >> 16).to(tl.float64))
 
 
 @triton.jit(do_not_specialize=["statistics"])
@@ -105,7 +105,9 @@ def sum_layers(sums, firsts, statistics, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _finite(values, offsets, count):
+def _finite(values, offsets, count, VECTORS: tl.constexpr):
+    if VECTORS:
+        return tl.abs(values) < float("inf")
     return (tl.abs(values) < float("inf")) & (offsets < count)
 
 
@@ -119,10 +121,10 @@ def _limits_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl
         offsets = _offsets(start, BLOCK, VECTORS)
         new = _load(weights, offsets, count, VECTORS).to(tl.float32)
         update = new - _load(snapshots, offsets, count, VECTORS).to(tl.float32)
-        is_finite = _finite(new, offsets, count)
+        is_finite = _finite(new, offsets, count, VECTORS)
         low = tl.minimum(low, tl.where(is_finite, new, float("inf")))
         high = tl.maximum(high, tl.where(is_finite, new, float("-inf")))
-        is_finite = _finite(update, offsets, count)
+        is_finite = _finite(update, offsets, count, VECTORS)
         update_low = tl.minimum(update_low, tl.where(is_finite, update, float("inf")))
         update_high = tl.maximum(update_high, tl.where(is_finite, update, float("-inf")))
     return low, high, update_low, update_high
@@ -207,14 +209,14 @@ def _count_chunk(
         offsets = _offsets(start, BLOCK, VECTORS)
         new = _load(weights, offsets, count, VECTORS).to(tl.float32)
         update = new - _load(snapshots, offsets, count, VECTORS).to(tl.float32)
-        is_finite = _finite(new, offsets, count)
-        update_is_finite = _finite(update, offsets, count)
+        is_finite = _finite(new, offsets, count, VECTORS)
+        update_is_finite = _finite(update, offsets, count, VECTORS)
         counted += tl.histogram(_bins_of(new, is_finite, low, high, BINS), SLOTS)
         update_counted += tl.histogram(_bins_of(update, update_is_finite, update_low, update_high, BINS), SLOTS)
         left_out += tl.where(is_finite, 0, 1) + tl.where(update_is_finite, 0, 65536)
-    left_out = tl.sum(left_out)
-    _add_counts(counted, left_out & 65535, counts_0, BINS, SLOTS)
-    _add_counts(update_counted, (left_out >> 16) & 65535, counts_1, BINS, SLOTS)
+    left_out = tl.sum(left_out.to(tl.uint32))
+    _add_counts(counted, (left_out & 65535).to(tl.int32), counts_0, BINS, SLOTS)
+    _add_counts(update_counted, (left_out >> 16).to(tl.int32), counts_1, BINS, SLOTS)
 
 
 @triton.jit

@@ -1,0 +1,112 @@
+"""CUDA graphs and compiled steps. There is no GPU here: that a stream is being captured is made up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from outsider import Recorder, model, step, weights
+
+from rwc_wandb import watch
+
+
+@pytest.fixture
+def capture(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    state = SimpleNamespace(on=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.on)
+    return state
+
+
+def test_captured_steps_are_none_and_replays_are_measured_by_hand(
+    capture: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False, log_every=2)
+    step(optimizer, network)
+    recorder = Recorder(weights(network))
+    kept = [parameter.detach().clone() for parameter in network.parameters()]
+
+    def refused(*_: object) -> None:
+        raise AssertionError("nothing may be launched or asked while a stream is captured")
+
+    with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        capture.on = True
+        for group in monitor._tracked.groups:
+            patched.setattr(group, "measure", refused)
+            patched.setattr(group, "read", refused)
+        patched.setattr(monitor._readback, "advance", refused)
+        for _ in range(3):
+            step(optimizer, network)
+        monitor.measure()
+        monitor.flush()
+        monitor.close()
+    (warning,) = said
+    assert "CUDA graph" in str(warning.message)
+    assert "monitor.measure()" in str(warning.message)
+    assert not monitor.closed
+    assert monitor.step == 1
+    capture.on = False
+    with torch.no_grad():  # A capture runs nothing: its weights are those from before.
+        for parameter, before in zip(network.parameters(), kept, strict=True):
+            parameter.copy_(before)
+        for _ in range(2):  # A replay changes weights without a hook.
+            for weight in weights(network):
+                weight.mul_(1.5)
+            recorder.note()
+            monitor.measure()
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(monitor.history.rwc[1:], recorder.series(), rtol=1e-6)
+
+
+def test_several_optimizers_under_capture(capture: SimpleNamespace) -> None:
+    network = model()
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (network[0], network[3])]
+    monitor = watch(network, optimizers, run=False)
+    step(optimizers[0], network)
+    capture.on = True
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        step(optimizers[0], network)
+    capture.on = False
+    assert monitor.step == 0
+    step(optimizers[1], network)
+    assert monitor.step == 1
+    monitor.close()
+
+
+COMPILED = """
+import torch
+from outsider import Recorder, assert_equals, model, weights
+from rwc_wandb import watch
+
+network = model()
+optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+compiled = torch.compile(network, mode="reduce-overhead")
+monitor = watch(compiled, optimizer, run=False, log_every=3)
+recorder = Recorder(weights(network))
+
+@torch.compile(mode="reduce-overhead")
+def update():
+    optimizer.step()
+
+for _ in range(8):
+    optimizer.zero_grad()
+    compiled(torch.randn(4, 3, 8, 8)).square().mean().backward()
+    update()
+    recorder.note()
+monitor.close()
+assert_equals(monitor, recorder)
+"""
+
+
+def test_a_model_and_a_step_compiled_with_reduced_overhead() -> None:
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=300, cwd=__file__.rpartition("/")[0])
