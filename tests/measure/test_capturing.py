@@ -39,10 +39,10 @@ def test_captured_steps_are_none_and_replays_are_measured_by_hand(
     with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         capture.on = True
-        for group in monitor._tracked.groups:
+        for group in monitor._measuring.tracked.groups:
             patched.setattr(group, "measure", refused)
             patched.setattr(group, "read", refused)
-        patched.setattr(monitor._readback, "advance", refused)
+        patched.setattr(monitor._measuring._readback, "advance", refused)
         for _ in range(3):
             step(optimizer, network)
         monitor.measure()

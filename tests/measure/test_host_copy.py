@@ -78,7 +78,7 @@ def test_another_stream_waits_for_the_one_of_the_steps(monkeypatch: pytest.Monke
 def test_long_rows_keep_a_short_buffer() -> None:
     network = model()
     monitor = watch(network, run=False, log_every=130)
-    assert [len(group.buffer) for group in monitor._tracked.groups] == [50]
+    assert [len(group.buffer) for group in monitor._measuring.tracked.groups] == [50]
     for number in range(301):
         with torch.no_grad():
             weights(network)[number % 2].mul_(1.5)
