@@ -36,6 +36,8 @@ EXTRAS = {
     "scipy": "study",
     "vl_convert": "view",
     "wandb_workspaces": "report",
+    "PIL": "study",
+    "psutil": "study",
 }
 """Optional library -> the extra that installs it."""
 
