@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rwc_wandb.dropin import watch
+from rwc_wandb.integrations.resuming import resume
 from rwc_wandb.measure.monitor import Monitor
 
 try:
@@ -41,8 +42,8 @@ class RWCCallback(Callback):
                 options.setdefault("run", logger.experiment)
         self.monitor = watch(pl_module, trainer.optimizers, **options)
         if self._saved:
-            self.monitor.load_state_dict(self._saved)
-            self._saved = {}
+            saved, self._saved = self._saved, {}
+            resume(self.monitor, lambda: saved)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self.monitor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rwc_wandb.dropin import watch
-from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.files import whole_file
+from rwc_wandb.integrations.resuming import resume
+from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
+
+_FILE = "rwc.pt"
 
 
 class RWCCallback(TrainerCallback):
     """Calls `rwc_wandb.watch(model, optimizer, **options)` when training begins, and closes the monitor when it ends.
 
-    Rows join those of the Trainer's own W&B run (`report_to="wandb"`). Every checkpoint holds the series so far
-    (`rwc.pt`), and a training that resumes from it continues it.
+    Rows join those of the Trainer's own W&B run (`report_to="wandb"`). Every checkpoint below `output_dir` holds the
+    series so far and the snapshots of the weights (`rwc.pt`; in a hyperparameter search that of its trial), and a
+    training that resumes from there continues it. One that resumes from a checkpoint elsewhere, of which the Trainer
+    tells callbacks nothing, begins a new series and says so: copy the checkpoint into `output_dir`.
 
     Args:
         options: `watch`'s keyword arguments.
@@ -33,21 +40,42 @@ class RWCCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         self.monitor = watch(parts["model"], parts["optimizer"], **self.options)
         self.monitor.step = state.global_step
-        saved = _file(args, state)
-        if state.global_step and saved.exists():
-            self.monitor.load_state_dict(torch.load(saved, weights_only=True))
+        if state.global_step:
+            resume(self.monitor, lambda: torch.load(_folder(args, state) / _FILE, weights_only=True))
 
     def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        if self.monitor is not None:
-            # On every process: where weights are sharded, each has a part of it.
-            series = self.monitor.state_dict()
-            if state.is_world_process_zero:
-                torch.save(series, _file(args, state))
+        if self.monitor is None:
+            return
+        # On every process: where weights are sharded, each has a part of it.
+        series = self.monitor.state_dict()
+        if not state.is_world_process_zero:
+            return
+        try:
+            with whole_file(_folder(args, state) / _FILE) as unfinished:
+                torch.save(series, unfinished)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            warnings.warn(
+                f"rwc_wandb could not save the series with the checkpoint of step {state.global_step}: {reason}. "
+                "Training and measuring go on.",
+                MonitoringStopped,
+                stacklevel=2,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         if self.monitor is not None:
             self.monitor.close()
 
 
-def _file(args: Any, state: Any) -> Path:
-    return Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", "rwc.pt")
+def _folder(args: Any, state: Any) -> Path:
+    """The checkpoint of the last step; in a hyperparameter search it lies in the folder of the trial, the newest.
+
+    Raises:
+        FileNotFoundError: there is none below the Trainer's `output_dir`.
+    """
+    name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    output = Path(args.output_dir)
+    found = [folder for folder in (output / name, *output.glob(f"*/{name}")) if folder.is_dir()]
+    if not found:
+        raise FileNotFoundError(f"there is no {name} in {output}")
+    return max(found, key=lambda folder: folder.stat().st_mtime)

@@ -59,7 +59,10 @@ class Finder:
         """Flush and log what was measured; nothing is watched from here on."""
         self._hook.remove()
         if not self._has_found:
-            say("no optimizer of torch stepped in this process: nothing was measured.")
+            say(
+                "no optimizer of torch stepped in this process: nothing was measured. Where a library has its own "
+                "(keras, fastai), call rwc_wandb.watch(model) in the script, and its measure() after each step."
+            )
         for _, monitor in self.monitors:
             self._guarded("the end", monitor.close)
 

@@ -99,9 +99,19 @@ class Measuring:
         self._readback.abandon(self.tracked.groups)
 
     def note_loading(self, indices: set[int]) -> None:
-        """The model has loaded the weights of these layers."""
+        """The model has loaded the weights of these layers.
+
+        They jump, unless they are again what was measured last, as when an average was swapped in and out.
+        """
         if not self._resumed:
-            self._jumped |= indices
+            is_known = self._count.calls == 0 and not self.tracked.changed()
+            same = indices - self.tracked.moved() if is_known else set()
+            self._jumped = (self._jumped | indices) - same
+
+    def moved_unseen(self) -> bool:
+        """Whether weights have changed since the last measurement though no step was seen and none were loaded."""
+        is_unseen = self._count.calls == 0 and not self._jumped and not self._resumed
+        return is_unseen and not self.tracked.changed() and bool(self.tracked.moved())
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the snapshots."""

@@ -126,6 +126,7 @@ class Monitor:
             if self._capturing():
                 return
             self._steps.finish()
+            self.guarded(self._warn_of_unseen_steps)
             self.guarded(partial(self._measuring.flush, "close"))
         if not self.closed:
             self._release()
@@ -219,6 +220,17 @@ class Monitor:
                 MonitoringStopped,
                 stacklevel=3,
             )
+
+    def _warn_of_unseen_steps(self) -> None:
+        if self.closed or not self._steps.names or not self._measuring.moved_unseen():
+            return
+        names = " and ".join(self._steps.names)
+        since = f"since step {self.step}, the last that {names} made" if self.step else f"and {names} made no step"
+        warnings.warn(
+            f"rwc_wandb: the weights changed {since}: that was not measured. Give watch the optimizer that steps; "
+            "where its step() is not what moves them, call watch(model), and monitor.measure() after each step.",
+            stacklevel=4,
+        )
 
     def _release(self) -> None:
         self.closed = True

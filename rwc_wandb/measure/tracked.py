@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.device.group import DeviceGroup, device_groups
-from rwc_wandb.measure.distributed.ranks import Ranks
+from rwc_wandb.measure.distributed.ranks import Ranks, finished
 from rwc_wandb.measure.distributed.sharding import Piece, pieces, settle
 from rwc_wandb.measure.layers import Layer, find_layers
 
@@ -95,6 +95,11 @@ class TrackedWeights:
         """By layer, the snapshot of this rank's piece; nothing for a piece without elements."""
         return {i: s for group in self.groups for i, s in zip(group.indices, group.snapshots, strict=True)}
 
+    def moved(self) -> set[int]:
+        """Indices of the layers whose weights, on this rank, are no longer those of their snapshots. Waits for the
+        device: not for a step."""
+        return {i for i, snapshot in self.snapshots().items() if not _are_same(self._pieces[i].weight, snapshot)}
+
     def whole_snapshots(self) -> dict[str, Tensor]:
         """By name, the snapshots of whole layers on the host of rank 0, {} on others. All ranks must call it."""
         mine = self.snapshots()
@@ -102,14 +107,13 @@ class TrackedWeights:
             return {self._layers[index].name: snapshot.cpu().clone() for index, snapshot in mine.items()}
         found = {}
         for index, layer in enumerate(self._layers):
-            # Every element is on one rank and 0 elsewhere: their sum is the layer. The indices say where ours stand.
-            whole = torch.zeros(layer.size, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
+            # Every element is on one rank and 0 elsewhere: their sum is the layer.
+            whole = torch.zeros(layer.shape, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
             if index in mine:
-                places = self._pieces[index].part_of(torch.arange(layer.size).view(layer.shape))
-                whole[places.flatten().cpu()] = mine[index].cpu().to(whole.dtype).flatten()
-            self._ranks.sum(whole).wait()
+                self._pieces[index].write(whole, mine[index].cpu().to(whole.dtype))
+            finished(self._ranks.sum(whole), self._ranks.patience())
             if self._ranks.rank == 0:
-                found[layer.name] = whole.to(layer.parameter.dtype).view(layer.shape)
+                found[layer.name] = whole.to(layer.parameter.dtype)
         return found
 
     def restore(self, index: int, whole: Tensor) -> None:
@@ -146,3 +150,10 @@ class TrackedWeights:
             return True
         found = map(dict.get, self._mappings, self._keys)
         return not all(map(operator.is_, found, self._expected))
+
+
+def _are_same(weight: Tensor, snapshot: Tensor) -> bool:
+    """Equal, NaN where the other is."""
+    if torch.equal(weight, snapshot):
+        return True
+    return bool(((weight == snapshot) | (weight.isnan() & snapshot.isnan())).all())

@@ -13,6 +13,7 @@ from standin import StandIn
 
 transformers = pytest.importorskip("transformers")
 
+from rwc_wandb import MonitoringStopped  # noqa: E402
 from rwc_wandb.integrations.transformers import RWCCallback  # noqa: E402
 
 
@@ -88,3 +89,45 @@ def test_a_resumed_training_continues_the_series(tmp_path: Path, every: int) -> 
     assert resumed.monitor is not None
     assert resumed.monitor.history.steps.tolist() == list(range(every, 7, every))
     np.testing.assert_allclose(resumed.monitor.history.rwc, whole.monitor.history.rwc, rtol=1e-5)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = RWCCallback(run=False)
+    made, weights = trainer(tmp_path, callback, max_steps=3, save_strategy="steps", save_steps=2)
+    save = torch.save
+
+    def full(what: Any, where: Any, *words: Any, **options: Any) -> None:
+        if "rwc.pt" in str(where):
+            raise OSError("no space left on device")
+        save(what, where, *words, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.warns(MonitoringStopped, match=r"checkpoint of step 2: OSError: no space left"):
+        made.train()
+    assert callback.monitor is not None
+    assert callback.monitor.history.steps.tolist() == [1, 2, 3]
+    weights.check(callback.monitor.history)
+    assert not list(tmp_path.glob("**/rwc.pt*"))
+
+
+def test_the_folder_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a hyperparameter search the Trainer's checkpoints lie in a folder of each trial."""
+    for number in range(2):
+        folder = tmp_path / f"run-{number}"
+        callback = RWCCallback(run=False)
+        made, _ = trainer(tmp_path, callback, max_steps=2, save_strategy="steps", save_steps=2)
+        monkeypatch.setattr(made, "_get_output_dir", lambda trial, folder=folder: str(folder))
+        made.train()
+        saved = torch.load(folder / "checkpoint-2" / "rwc.pt", weights_only=True)
+        assert saved["history"]["steps"].tolist() == [1, 2]
+
+
+def test_a_resume_from_another_folder_says_that_a_new_series_begins(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path / "one", RWCCallback(run=False), max_steps=4, save_strategy="steps", save_steps=2)
+    made.train()
+    resumed = RWCCallback(run=False)
+    made, _ = trainer(tmp_path / "two", resumed, max_steps=4)
+    with pytest.warns(MonitoringStopped, match=r"new series at optimizer step 2.*there is no checkpoint-2 in .*two"):
+        made.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-2"))
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.steps.tolist() == [3, 4]

@@ -459,6 +459,43 @@ def save_state(folder: Path) -> None:
         monitor.close()
 
 
+def a_state_without_an_index_of_every_weight(_: Path) -> None:
+    """An index of each weight of an embedding of a billion takes 8 GB."""
+    arange, lengths = torch.arange, []
+
+    def noted(*words: Any, **options: Any) -> Tensor:
+        made = arange(*words, **options)
+        lengths.append(made.numel())
+        return made
+
+    for _name, model in _resumable():
+        monitor = watch(model, run=False, histogram_every=None, share=_name == "shared")
+        torch.arange = noted
+        try:
+            state = monitor.state_dict()
+        finally:
+            torch.arange = arange
+        monitor.close()
+        assert max(lengths, default=0) <= 11
+        assert not state or torch.equal(state["snapshots"]["0"], network()[0].weight)  # type: ignore[index]
+
+
+def a_rank_that_fails_within_a_state_dict(_: Path) -> None:
+    """It has met the others, and then brings no part of the sums: they wait their second."""
+    monitor = watch(sharded(network()), run=False, histogram_every=None)
+    assert monitor._ranks is not None
+    Ranks.close_timeout = 1.0
+    if distributed.get_rank() == 1:
+        monitor._ranks.sum = lambda tensor: 1 / 0  # type: ignore[assignment,method-assign]
+        with pytest.warns(MonitoringStopped, match="ZeroDivisionError"):
+            assert not monitor.state_dict()
+    else:
+        words = "the other ranks' part of the sums did not come within 1 s"
+        _timed(MonitoringStopped, words, monitor.state_dict)
+        assert monitor.closed
+    Ranks.close_timeout = 20.0
+
+
 def load_state(folder: Path) -> None:
     for name, model in _resumable():
         saved = torch.load(folder / f"{name}.pt", weights_only=True)
@@ -493,7 +530,7 @@ IN_TWO = [
     fsdp1_flat_is_refused, accelerate, watch_on_some_ranks, plans_that_differ, close_on_some_ranks,
     a_rank_that_an_exception_ends, the_process_that_joins_the_ranks_has_ended,
     a_rank_that_stops_measuring, weights_replaced_on_all_ranks, histograms_are_declined, sharded_after_watch,
-    save_state, load_state,
+    save_state, load_state, a_state_without_an_index_of_every_weight, a_rank_that_fails_within_a_state_dict,
 ]  # fmt: skip
 IN_FOUR = [
     ddp_shared, ddp_shared_large_and_channels_last, fsdp2, fsdp2_hybrid, fsdp1_hybrid, tensor_parallel,

@@ -108,7 +108,7 @@ def test_a_later_load_is_a_jump_again() -> None:
     monitor.load_state_dict(monitor.state_dict())
     network.load_state_dict(weights_before)
     monitor.measure()
-    network.load_state_dict(weights_before)
+    network.load_state_dict({key: value + 1 for key, value in weights_before.items()})
     monitor.measure()
     monitor.close()
     assert (monitor.history.rwc[0] == 0).all()

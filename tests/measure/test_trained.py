@@ -114,3 +114,66 @@ def test_complex_weights_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find_layers(Waves(), "second")
+
+
+def test_an_average_that_is_swapped_in_and_out_is_no_jump() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    recorder = Recorder(weights(network))
+    for index in range(4):
+        step(optimizer, network)
+        recorder.note()
+        own = copy.deepcopy(network.state_dict())
+        if index != 2:
+            network.load_state_dict({name: value * 0.5 for name, value in own.items()})
+        if index != 1:
+            network.load_state_dict(own)
+    monitor.close()
+    expected = recorder.series()
+    expected[2] = np.nan
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+
+
+class StepsByAnotherName(torch.optim.SGD):
+    def update(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(parameter.grad, alpha=-group["lr"])
+
+
+def test_weights_that_move_without_a_step_are_said() -> None:
+    network = model()
+    optimizer = StepsByAnotherName(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.update()
+    with pytest.warns(UserWarning, match=r"changed and StepsByAnotherName made no step: .*monitor\.measure\(\)"):
+        monitor.close()
+
+
+def test_an_optimizer_that_is_replaced_is_said() -> None:
+    network = model()
+    first = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, first, run=False)
+    for optimizer in (first, torch.optim.AdamW(network.parameters())):
+        step(optimizer, network)
+        step(optimizer, network)
+    with pytest.warns(UserWarning, match="changed since step 2, the last that SGD made"):
+        monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2]
+
+
+def test_a_training_that_ends_as_it_should_says_nothing() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch(network, optimizer, run=False).close()
+        with watch(network, optimizer, run=False, every=2):
+            for _ in range(3):
+                step(optimizer, network)
+        with watch(network, optimizer, run=False):
+            step(optimizer, network)
+            network.load_state_dict({name: value * 2 for name, value in network.state_dict().items()})

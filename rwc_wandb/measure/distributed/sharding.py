@@ -20,7 +20,7 @@ from rwc_wandb.errors import UserError
 from rwc_wandb.measure.kernels.flat_memory import flat, is_dense
 
 if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Placement
 
 SLICE_ALIGNMENT = 64
 """Elements: where shared work is cut, so that vector loads stay aligned."""
@@ -33,10 +33,12 @@ class Piece:
     Attributes:
         weight: a view of the weights; without elements where other ranks measure them.
         part_of: from a tensor of the whole layer's shape, its elements that stand where `weight` has its own.
+        write: into a contiguous tensor of the whole layer's shape, on the host, a tensor like `weight` where it stands.
     """
 
     weight: Tensor
     part_of: Callable[[Tensor], Tensor]
+    write: Callable[[Tensor, Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,11 @@ def _flat_piece(tensor: Tensor, shard: FlatShard) -> Piece:
     start, stop = shard.start, shard.stop
     if not shard.is_counted:
         weight, stop = weight[:0], start
-    return Piece(weight, lambda whole: whole.flatten()[start:stop])
+
+    def write(whole: Tensor, part: Tensor) -> None:
+        whole.view(-1)[start:stop] = part
+
+    return Piece(weight, lambda whole: whole.flatten()[start:stop], write)
 
 
 def _dtensor_piece(tensor: DTensor) -> Piece:
@@ -215,31 +221,49 @@ def _dtensor_piece(tensor: DTensor) -> Piece:
     )
     # A mesh of some ranks only (FSDP beside tensor parallel): the others have copies in meshes of their own.
     if is_copy or 0 not in mesh.mesh:
-        return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0))
+        return _nothing(weight)
 
-    def part_of(whole: Tensor) -> Tensor:
+    def part_of(whole: Tensor, placements: Sequence[Placement] = placements) -> Tensor:
         # From what every rank has to a shard of it nothing is sent.
         spread = DTensor.from_local(whole.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
         return spread.redistribute(placements=placements).to_local()
 
-    return Piece(weight, part_of)
+    def write(whole: Tensor, part: Tensor) -> None:
+        # A shard is what some indices of each dimension select: as many numbers as the dimensions are long.
+        indices = []
+        for dim, length in enumerate(whole.shape):
+            own = [place if getattr(place, "dim", None) == dim else Replicate() for place in placements]
+            along = torch.arange(length).view([-1 if one == dim else 1 for one in range(whole.dim())])
+            indices.append(part_of(along, own).cpu())
+        whole[tuple(indices)] = part
+
+    return Piece(weight, part_of, write)
+
+
+def _nothing(weight: Tensor) -> Piece:
+    return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0), lambda whole, part: None)
 
 
 def _slice(weight: Tensor, first: int, last: int) -> Piece:
     """Elements first..last in memory order, of which this tensor may have all, some or none."""
     start, stop = (_aligned(bound, weight.numel()) for bound in (first, last))
     if (start, stop) == (0, weight.numel()):
-        return Piece(weight, lambda whole: whole)
+        return Piece(weight, lambda whole: whole, Tensor.copy_)
     if start == stop:
-        return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0))
+        return _nothing(weight)
     if not is_dense(weight):
         # No slice of memory: rank 0 of those that could have one takes it all.
-        return Piece(weight if start == 0 else weight.new_empty(0), lambda whole: whole if start == 0 else whole[:0])
+        return Piece(weight, lambda whole: whole, Tensor.copy_) if start == 0 else _nothing(weight)
 
     def part_of(whole: Tensor) -> Tensor:
         return flat(torch.empty_like(weight, dtype=whole.dtype, device=whole.device).copy_(whole))[start:stop]
 
-    return Piece(flat(weight)[start:stop], part_of)
+    def write(whole: Tensor, part: Tensor) -> None:
+        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype).copy_(whole)
+        flat(in_memory_order)[start:stop] = part
+        whole.copy_(in_memory_order)
+
+    return Piece(flat(weight)[start:stop], part_of, write)
 
 
 def _aligned(bound: int, length: int) -> int:

@@ -25,6 +25,7 @@ class CompleteSteps:
     A step that is captured into a CUDA graph does not happen: it counts as none.
 
     Attributes:
+        names: the optimizers' classes.
         has_new_groups: whether an optimizer has stepped that has got further parameter groups.
 
     Args:
@@ -40,6 +41,7 @@ class CompleteSteps:
         self._act = act
         self._capturing = capturing
         self._number = len(optimizers)
+        self.names = list(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
         # Not the optimizers: a monitor that is kept keeps none that the script has let go.
         self._optimizers = [ref(optimizer) for optimizer in optimizers]
         self._groups = [len(optimizer.param_groups) for optimizer in optimizers]

@@ -39,5 +39,9 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
             )
         inner = getattr(inner, "optimizer", getattr(inner, "_optimizer", None))
         if inner is None:
-            raise TypeError(f"watch needs a torch.optim.Optimizer, not {type(optimizer).__name__}.")
+            kind = type(optimizer)
+            raise TypeError(
+                f"watch needs a torch.optim.Optimizer, not {kind.__name__} (of {kind.__module__}): give it that of the "
+                "model, or none and call monitor.measure() after each step."
+            )
     return inner
