@@ -134,7 +134,7 @@ def test_a_compiled_step(finder: Finder, recwarn: pytest.WarningsRecorder) -> No
 
 
 @pytest.mark.usefixtures("standin")
-def test_what_nobody_can_measure_is_said_and_trained(finder: Finder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parameters_of_no_module_are_said_and_trained(finder: Finder, capsys: pytest.CaptureFixture[str]) -> None:
     image = torch.zeros(3, 3, requires_grad=True)
     optimizer = torch.optim.SGD([image], lr=1.0)
     image.grad = torch.ones(3, 3)
@@ -143,6 +143,33 @@ def test_what_nobody_can_measure_is_said_and_trained(finder: Finder, capsys: pyt
     assert image.mean() == -2
     assert capsys.readouterr().err.splitlines() == [
         "rwc-wandb: SGD is not measured: its parameters belong to no torch.nn.Module."
+    ]
+    assert not finder.monitors
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize("choice", ["weights", r"\.2$"])
+def test_an_average_beside_the_model_is_no_layer(choice: str) -> None:
+    """As under timm's --model-ema, where one module holds the trained weights and their average."""
+    finder = Finder(every=1, log_every=2, histogram_every=None, layers=choice)
+    both = nn.ModuleDict({"online": net(0), "average": net(0)})
+    both["average"].requires_grad_(False)
+    optimizer = torch.optim.SGD(both["online"].parameters(), lr=0.1)
+    expected = oracle(train(both["online"], optimizer.step, 2))
+    finder.close()
+    finder.finish_own_run(0)
+    ((_, monitor),) = finder.monitors
+    assert monitor.history.layers == (["online.0", "online.2"] if choice == "weights" else ["online.2"])
+    np.testing.assert_allclose(monitor.history.rwc, np.array(expected)[:, -len(monitor.layers) :], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("standin")
+def test_an_optimizer_of_biases_is_told_what_to_do(finder: Finder, capsys: pytest.CaptureFixture[str]) -> None:
+    model = net(0)
+    torch.optim.Adam([model[0].bias]).step()
+    assert capsys.readouterr().err.splitlines() == [
+        "rwc-wandb: Adam is not measured: no parameter of Sequential that it steps has more than one dimension "
+        "(--layers all measures the others)."
     ]
     assert not finder.monitors
 

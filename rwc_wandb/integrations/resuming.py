@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
+from rwc_wandb.measure.delivery import MonitoringStopped
+from rwc_wandb.measure.monitor import Monitor
 
 
 def resume(monitor: Monitor, read: Callable[[], dict[str, Any]]) -> None:

@@ -13,7 +13,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from rwc_wandb.dropin import watch
 from rwc_wandb.files import whole_file
 from rwc_wandb.integrations.resuming import resume
-from rwc_wandb.measure.monitor import Monitor, MonitoringStopped
+from rwc_wandb.measure.delivery import MonitoringStopped
+from rwc_wandb.measure.monitor import Monitor
 
 _FILE = "rwc.pt"
 

@@ -1,1 +1,1 @@
-"""`rwc-wandb run`: monitoring for scripts that know nothing of it. Uses the public face, and `log` to open a run."""
+"""`rwc-wandb run`: monitoring for scripts that do not import it. Calls `watch`, and `log` for a run of its own."""

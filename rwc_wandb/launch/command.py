@@ -1,4 +1,4 @@
-"""`rwc-wandb run train.py ARGS...`: somebody's script, unchanged, with every optimizer watched."""
+"""`rwc-wandb run train.py ARGS...`: the user's script, unchanged, with every optimizer watched."""
 
 from __future__ import annotations
 

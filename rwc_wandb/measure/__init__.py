@@ -1,1 +1,1 @@
-"""Weights in, numbers out. This room imports torch only: never wandb, timm or accelerate."""
+"""Weights in, numbers out. This room imports torch, numpy and safetensors: never wandb, timm or accelerate."""

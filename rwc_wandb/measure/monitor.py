@@ -222,7 +222,7 @@ class Monitor:
             )
 
     def _warn_of_unseen_steps(self) -> None:
-        if self.closed or not self._steps.names or not self._measuring.moved_unseen():
+        if not self._steps.names or not self._measuring.moved_unseen():
             return
         names = " and ".join(self._steps.names)
         since = f"since step {self.step}, the last that {names} made" if self.step else f"and {names} made no step"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import wandb
 from standin import StandIn
 from training import Training, network, rwc_rows
@@ -239,3 +240,38 @@ def _flat(summary: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_without_a_run_it_says_what_to_do() -> None:
     with pytest.raises(wandb.Error, match=r"wandb\.init\(\) first.*False"):
         watch(network())
+
+
+def test_layers_of_a_group_added_later_join_the_rows(standin: StandIn) -> None:
+    run = wandb.init(project="p")
+    model = network()
+    optimizer = torch.optim.SGD(model["layer2"].parameters(), lr=0.1)
+    monitor = watch(model, optimizer, log_every=2, histogram_every=None, rows="own")
+    for index in range(7):
+        if index == 3:
+            optimizer.add_param_group({"params": model["layer1"].parameters()})
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    run.finish()
+    found = [row for row in standin.run(run.id).rows if "rwc/step" in row]
+    assert [row["rwc/step"] for row in found] == [2, 4, 6, 7]
+    assert ["rwc/layer1" in row for row in found] == [False, False, True, True]
+    assert [row["rwc/layer1"] for row in found[2:]] == pytest.approx(
+        [monitor.history.rwc[4:6, 0].mean(), monitor.history.rwc[6, 0]], rel=1e-6
+    )
+    assert found[2]["rwc/layer2/0"] == pytest.approx(monitor.history.rwc[4:6, 1].mean(), rel=1e-6)
+
+
+def test_a_frozen_layer_counts_in_no_stage(standin: StandIn) -> None:
+    run = wandb.init(project="p")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = watch(model, optimizer, log_every=2, histogram_every=None, rows="own")
+    for _ in range(2):
+        model["layer2"][1].weight.grad = torch.randn(2, 5)
+        optimizer.step()
+    run.finish()
+    (row,) = [row for row in standin.run(run.id).rows if "rwc/step" in row]
+    assert row["rwc/layer2/0"] == 0
+    assert row["rwc_stage/layer2"] == pytest.approx(monitor.history.rwc[:, 2].mean(), rel=1e-6)
