@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.measure.device.group import DeviceGroup, device_groups
+from rwc_wandb.measure.distributed.pieces import Piece, pieces
 from rwc_wandb.measure.distributed.ranks import Ranks, finished
-from rwc_wandb.measure.distributed.sharding import Piece, pieces, settle
+from rwc_wandb.measure.distributed.sharding import settle
 from rwc_wandb.measure.layers import Layer, find_layers
 
 _local = operator.attrgetter("_local_tensor")

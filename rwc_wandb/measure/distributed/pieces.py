@@ -1,0 +1,134 @@
+"""Which part of a layer this rank measures, where layers are spread over ranks or measuring is shared.
+
+The statistics of a layer are plain sums over its elements: each rank sums over its part, every element counts on one
+rank only, and `ranks.Ranks` adds the sums up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rwc_wandb.measure.distributed.sharding import FlatShard, Spread, is_dtensor
+from rwc_wandb.measure.kernels.flat_memory import flat, is_dense
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor, Placement
+
+SLICE_ALIGNMENT = 64
+"""Elements: where shared work is cut, so that vector loads stay aligned."""
+
+
+@dataclass
+class Piece:
+    """What this rank measures of one layer.
+
+    Attributes:
+        weight: a view of the weights; without elements where other ranks measure them.
+        part_of: from a tensor of the whole layer's shape, its elements that stand where `weight` has its own.
+        write: into a contiguous tensor of the whole layer's shape, on the host, a tensor like `weight` where it stands.
+    """
+
+    weight: Tensor
+    part_of: Callable[[Tensor], Tensor]
+    write: Callable[[Tensor, Tensor], object]
+
+
+def pieces(tensors: Sequence[tuple[Tensor, Spread]], rank: int = 0, size: int = 1, share: bool = False) -> list[Piece]:
+    """The part of each tensor that `rank` of `size` measures; of copies the first one counts.
+
+    Args:
+        share: whether tensors that every rank holds are divided among the ranks, in equal slices over all of them;
+            otherwise rank 0 measures them.
+    """
+    found: list[Piece | None] = []
+    for tensor, spread in tensors:
+        if spread.flat is not None:
+            found.append(_flat_piece(tensor, spread.flat))
+        else:
+            found.append(_dtensor_piece(tensor) if is_dtensor(tensor) else None)
+    total = sum(tensor.numel() for (tensor, _), piece in zip(tensors, found, strict=True) if piece is None)
+    first, last = (total * rank // size, total * (rank + 1) // size) if share else (0, total if rank == 0 else 0)
+    offset, complete = 0, []
+    for (tensor, _), piece in zip(tensors, found, strict=True):
+        if piece is None:
+            piece = _slice(tensor.detach(), first - offset, last - offset)
+            offset += tensor.numel()
+        complete.append(piece)
+    return complete
+
+
+def _flat_piece(tensor: Tensor, shard: FlatShard) -> Piece:
+    weight = tensor.detach().flatten()
+    start, stop = shard.start, shard.stop
+    if not shard.is_counted:
+        weight, stop = weight[:0], start
+
+    def write(whole: Tensor, part: Tensor) -> None:
+        whole.view(-1)[start:stop] = part
+
+    return Piece(weight, lambda whole: whole.flatten()[start:stop], write)
+
+
+def _dtensor_piece(tensor: DTensor) -> Piece:
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    weight = tensor.to_local().detach()
+    coordinate = mesh.get_coordinate()
+    is_copy = coordinate is None or any(
+        place and p.is_replicate() for place, p in zip(coordinate, placements, strict=True)
+    )
+    # A mesh of some ranks only (FSDP beside tensor parallel): the others have copies in meshes of their own.
+    if is_copy or 0 not in mesh.mesh:
+        return _nothing(weight)
+
+    def part_of(whole: Tensor, placements: Sequence[Placement] = placements) -> Tensor:
+        # From what every rank has to a shard of it nothing is sent.
+        spread = DTensor.from_local(whole.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return spread.redistribute(placements=placements).to_local()
+
+    def write(whole: Tensor, part: Tensor) -> None:
+        # A shard is what some indices of each dimension select: as many numbers as the dimensions are long.
+        indices = []
+        for dim, length in enumerate(whole.shape):
+            own = [place if getattr(place, "dim", None) == dim else Replicate() for place in placements]
+            along = torch.arange(length).view([-1 if one == dim else 1 for one in range(whole.dim())])
+            indices.append(part_of(along, own).cpu())
+        whole[tuple(indices)] = part
+
+    return Piece(weight, part_of, write)
+
+
+def _nothing(weight: Tensor) -> Piece:
+    return Piece(weight.new_empty(0), lambda whole: whole.new_empty(0), lambda whole, part: None)
+
+
+def _slice(weight: Tensor, first: int, last: int) -> Piece:
+    """Elements first..last in memory order, of which this tensor may have all, some or none."""
+    start, stop = (_aligned(bound, weight.numel()) for bound in (first, last))
+    if (start, stop) == (0, weight.numel()):
+        return Piece(weight, lambda whole: whole, Tensor.copy_)
+    if start == stop:
+        return _nothing(weight)
+    if not is_dense(weight):
+        # No slice of memory: rank 0 of those that could have one takes it all.
+        return Piece(weight, lambda whole: whole, Tensor.copy_) if start == 0 else _nothing(weight)
+
+    def part_of(whole: Tensor) -> Tensor:
+        return flat(torch.empty_like(weight, dtype=whole.dtype, device=whole.device).copy_(whole))[start:stop]
+
+    def write(whole: Tensor, part: Tensor) -> None:
+        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype).copy_(whole)
+        flat(in_memory_order)[start:stop] = part
+        whole.copy_(in_memory_order)
+
+    return Piece(flat(weight)[start:stop], part_of, write)
+
+
+def _aligned(bound: int, length: int) -> int:
+    return length if bound >= length else max(bound, 0) // SLICE_ALIGNMENT * SLICE_ALIGNMENT
