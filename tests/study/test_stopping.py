@@ -109,18 +109,26 @@ def test_the_end_of_a_launcher_ends_the_training(
     assert f"Stopped after {state['steps']} steps; the same command with --resume goes on." in text
 
 
+@pytest.mark.skipif(len(REPEATS) < 2, reason="thorough")
 def test_a_run_that_w_and_b_stops_makes_room_for_the_next(standin: StandIn, tmp_path: Path) -> None:
     """What hyperband's `early_terminate` and the button of W&B's page lead to, through the real agent."""
     sweep = yaml.safe_load((Path(__file__).parents[2] / "sweeps" / "early-terminate.yaml").read_text())
     assert sweep["early_terminate"]["type"] == "hyperband"
-    few = {"limit_train": 64, "limit_test": 16, "batch_size": 16, "epochs": 1000, "model": "torchvision:squeezenet1_1"}
+    few = {
+        "limit_train": 64,
+        "limit_test": 16,
+        "batch_size": 16,
+        "epochs": 1000,
+        "model": "torchvision:squeezenet1_1",
+        "seed": 0,
+    }
     sweep["parameters"] |= {name: {"value": value} for name, value in {**few, "image_size": 24}.items()}
     sweep["parameters"]["lr"] = {"values": [0.02, 0.01]}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     assert main(["sweep", str(tmp_path / "sweep.yaml")]) == 0
     (known,) = standin.sweeps.values()
     with (tmp_path / "said.txt").open("w") as said:
-        words = ["wandb", "agent", f"tester/rwc/{known.id}"]
+        words = ["wandb", "agent", f"tester/rwc-quick/{known.id}"]
         agent = subprocess.Popen(words, env=environment(), stdout=said, stderr=said, cwd=tmp_path)
     try:
         for number in (1, 2):
