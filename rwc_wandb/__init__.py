@@ -34,5 +34,12 @@ def _shown_in_a_notebook(shown: History | Monitor, include: Any = None, exclude:
     return mime_bundle(repr(shown), shown if isinstance(shown, History) else shown.history)
 
 
+def _findings(monitor: Monitor) -> list[str]:
+    from rwc_wandb.view.findings import findings_of
+
+    return findings_of(monitor.history)
+
+
 # Measuring knows nothing of pictures; the room that draws them is imported when a notebook asks for the first one.
 History._repr_mimebundle_ = Monitor._repr_mimebundle_ = _shown_in_a_notebook
+Monitor.findings = _findings

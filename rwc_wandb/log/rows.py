@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.charts import log_charts
 from rwc_wandb.log.outbox import LayerSums, Outbox, Row
-from rwc_wandb.log.summary import summary_of
+from rwc_wandb.log.summary import findings_text, summary_of
 from rwc_wandb.log.watched_run import watched
 from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
@@ -146,7 +146,7 @@ class RunRows(Delivery):
         if not self._watched.flow.wait(SECONDS_TO_ANSWER):
             raise TimeoutError(f"W&B's process has not answered for {SECONDS_TO_ANSWER:.0f} s")
         self._send()
-        self.run.summary.update(summary_of(self.history, self.prefix))
+        self.run.summary.update(summary_of(self.history, self.prefix) | findings_text(self.history, self.prefix))
         if self.file.path.is_file():
             self.run.save(self.file.path, base_path=self.run.dir, policy="now")
         log_charts(self.run, self.history, self.prefix)

@@ -6,6 +6,7 @@ import numpy as np
 
 from rwc_wandb.measure.series.history import History, mean_of_known
 from rwc_wandb.measure.series.trends import depth_trend, levelled_off
+from rwc_wandb.view.findings import findings_of
 
 
 def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int | None]:
@@ -26,3 +27,8 @@ def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int |
         summary[f"{prefix}_summary/{stage}/levelled_off"] = levelled_off(history.steps, values)
     summary[f"{prefix}_summary/depth_trend"] = depth_trend(mean_of_known(finite))
     return summary
+
+
+def findings_text(history: History, prefix: str = "rwc") -> dict[str, str]:
+    """What stands out in a run, under `<prefix>_summary/findings`: a sentence a line, the most important first."""
+    return {f"{prefix}_summary/findings": "\n".join(findings_of(history)) or "Nothing stands out."}

@@ -45,6 +45,8 @@ class Monitor:
 
     _repr_mimebundle_: Callable[..., dict[str, Any]]
     """What notebooks show: the chart of `history`."""
+    findings: Callable[..., list[str]]
+    """`monitor.findings()`: what stands out in `history`, in sentences, the most important first; [] if nothing does."""
 
     def __init__(
         self,

@@ -9,7 +9,9 @@ from rwc_wandb.errors import UserError
 from rwc_wandb.measure.series.history import FILE, History, HistoryError
 from rwc_wandb.view.compared import compare
 from rwc_wandb.view.differences import differences
+from rwc_wandb.view.findings import findings
 from rwc_wandb.view.render import write_comparison, write_pictures
+from rwc_wandb.view.series import series
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the charts and print where they are.
+    """Print what stands out, a finding a line, write the charts and print where they are.
 
     Raises:
         UserError: a run that cannot be read, runs that cannot be averaged or compared, a folder that cannot be written.
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{title}:", *differences(compared), sep="\n")
             written = write_comparison(compared, folder, title, arguments.pictures)
         else:
+            for finding in findings(series(histories, arguments.elementwise)):
+                print(finding)
             written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:
         reason = error.strerror or error

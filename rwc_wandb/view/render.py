@@ -16,7 +16,7 @@ from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import Chart, charts, filled, ratio_charts, spec
 from rwc_wandb.view.compared import Comparison
 from rwc_wandb.view.differences import differences
-from rwc_wandb.view.findings import findings
+from rwc_wandb.view.findings import told
 from rwc_wandb.view.page import INK, page
 from rwc_wandb.view.series import Series, series
 
@@ -105,7 +105,7 @@ def html_page(drawn: Series, made: dict[str, Chart], title: str = "") -> str:
     """All charts in one self-contained page."""
     of_runs = [f"The mean of {drawn.runs} runs is drawn."] if drawn.runs > 1 else []
     introduction = [_formula(drawn), *of_runs, _HOW_TO_READ]
-    return _page(drawn, made, title or "Relative weight change", introduction, findings(drawn))
+    return _page(drawn, made, title or "Relative weight change", introduction, told(drawn))
 
 
 def _page(drawn: Series, made: dict[str, Chart], title: str, introduction: list[str], said: list[str]) -> str:

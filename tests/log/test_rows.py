@@ -15,6 +15,7 @@ from rwc_wandb import History, watch
 from rwc_wandb.log import budget, outbox
 from rwc_wandb.log.summary import summary_of
 from rwc_wandb.measure.series.trends import depth_trend
+from rwc_wandb.view.findings import findings_of
 
 
 def check_means(row: dict[str, Any], history: History, first: int, last: int) -> None:
@@ -218,6 +219,7 @@ def test_files_summary_charts_and_axes(standin: StandIn) -> None:
     expected = summary_of(history)
     assert expected["rwc_summary/depth_trend"] == depth_trend(history.rwc.astype(float).mean(0))
     flattened = _flat(server.summary)
+    assert flattened["rwc_summary/findings"] == ("\n".join(findings_of(history)) or "Nothing stands out.")
     for key, value in expected.items():
         assert flattened.get(key) == (pytest.approx(value) if value is not None else None), key
     table = server.tables["rwc_charts/rwc_curves_table"]

@@ -1,14 +1,23 @@
 """The sentences at the top of the page say what is in the series."""
 
-import numpy as np
-from histories import made_up
+import re
 
+import numpy as np
+import torch
+from histories import made_up
+from torch import nn
+
+import rwc_wandb
 from rwc_wandb.measure.series.history import History
-from rwc_wandb.view.findings import findings
+from rwc_wandb.view.findings import findings, overview, told
 from rwc_wandb.view.series import series
 
 
 def said(history: History) -> list[str]:
+    return overview(series([history]))
+
+
+def odd_of(history: History) -> list[str]:
     return findings(series([history]))
 
 
@@ -44,23 +53,113 @@ def test_which_stages_have_levelled_off_and_which_have_not() -> None:
 
 
 def test_odd_layers_are_named_with_when() -> None:
-    odd = said(
+    odd = odd_of(
         with_shape(
             [[0, 0, 0, 0], [0.1, 0, 0.1, 0], [0.1, np.nan, np.inf, 0.1], [0, 0.1, 0.1, 0.1], [np.nan] * 4], ["s"] * 5
         )
-    )[-3:]
+    )
+    # The most important first.
     assert odd == [
+        "No finite value: l4 (4 of 4 measurements, first at step 10), l2 (2 of 4 measurements, first at step 20).",
         "Never changed (frozen, or no gradient): l0.",
         "Changed no more: l1 after step 30.",
-        "No finite value: l2 (2 of 4 measurements, first at step 20), l4 (4 of 4 measurements, first at step 10).",
     ]
 
 
 def test_of_many_odd_layers_some_are_named() -> None:
     history = made_up(layers=9)
     history.rwc[:, 1:8] = 0
-    assert said(history)[-1].endswith(f"{', '.join(history.layers[1:5])} and 3 more.")
+    assert odd_of(history)[-1].endswith(f"{', '.join(history.layers[1:5])} and 3 more.")
 
 
 def test_nothing_odd_is_said_too() -> None:
-    assert said(made_up())[-1] == "Nothing odd: every layer still changes, and every value is finite."
+    assert odd_of(made_up()) == []
+    assert told(series([made_up()]))[0] == "Nothing odd: every layer still changes, and every value is finite."
+
+
+def trace(measurements: int = 25) -> History:
+    """An EfficientNet-B4 of timm, 161 layers, with the spread of a real run and a falling level."""
+    depths = [2, 4, 4, 6, 6, 8, 2]
+    names = ["conv_stem"]
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            parts = ["conv_dw", "se.conv_reduce", "se.conv_expand", "conv_pw"] + ["conv_pwl"] * (stage > 0)
+            names += [f"blocks.{stage}.{block}.{part}" for part in parts]
+    names += ["conv_head", "classifier"]
+    random = np.random.default_rng(0)
+    level = random.normal(0, 0.5, len(names)) + np.linspace(-2, -5, measurements)[:, None]
+    values = np.exp(level + random.normal(0, 0.15, level.shape))
+    history = History(names, ["all"] * len(names), [10] * len(names), steps_per_epoch=100)
+    history.append(100 * np.arange(1, measurements + 1), values, values)
+    return history
+
+
+def test_a_trace_without_outliers_has_no_finding() -> None:
+    history = trace()
+    assert len(history.layers) == 161
+    assert odd_of(history) == []
+
+
+def test_a_role_of_some_blocks_is_named_as_such() -> None:
+    history = trace()
+    chosen = [n.startswith(("blocks.5.", "blocks.6.")) and n.endswith("conv_dw") for n in history.layers]
+    history.rwc[:, chosen] /= 60
+    (said,) = odd_of(history)
+    found = re.fullmatch(r"conv_dw of blocks 5 and 6, 10 layers: 1/(\d+) of the median layer\.", said)
+    assert found
+    assert 40 < int(found[1]) < 90
+
+
+def test_a_whole_block_and_a_single_layer_are_told_apart() -> None:
+    history = trace()
+    history.rwc[:, [name.startswith("blocks.3.2.") for name in history.layers]] /= 200
+    history.rwc[:, history.layers.index("blocks.1.2.conv_pw")] *= 1000
+    one, block = odd_of(history)
+    assert one.startswith("blocks.1.2.conv_pw: ")
+    assert "times the median layer" in one
+    assert block.startswith("all of blocks.3.2, 5 layers: 1/")
+
+
+def test_what_stands_out_only_at_the_end_says_so() -> None:
+    history = trace()
+    history.rwc[16:, [name.endswith("conv_pwl") for name in history.layers]] /= 80
+    said = odd_of(history)
+    assert any(
+        re.match(r"conv_pwl, 30 layers: in the last third 1/(8|9|10)\d of the median layer", each) for each in said
+    )
+
+
+def test_a_jump_of_some_layers_is_told_with_its_step() -> None:
+    history = trace(60)
+    history.rwc[30:, [name.endswith("conv_pwl") for name in history.layers]] *= 40
+    said = odd_of(history)
+    assert any(re.match(r"conv_pwl, 30 layers: rose to \d\d times .* from epoch 31 on\.", each) for each in said)
+
+
+def test_stages_that_turn_over() -> None:
+    time = np.linspace(0, 1, 30)
+    history = with_shape([list(10.0 ** (1 - 2 * time)), list(10.0 ** (2 * time - 1))], ["early", "later"])
+    said = odd_of(history)
+    assert said == ["later overtakes early at step 160: from 1/24 to 24 times of its RWC."]
+
+
+def test_few_measurements_say_nothing_of_peers() -> None:
+    history = trace(3)
+    history.rwc[:, 5] /= 1000
+    assert odd_of(history) == []
+
+
+def test_a_layer_that_starts_at_zero_is_no_finding() -> None:
+    history = trace()
+    history.rwc[0, 7] = np.inf
+    assert odd_of(history) == []
+
+
+def test_a_monitor_tells_its_findings() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with rwc_wandb.watch(model, run=False) as monitor:
+        for _ in range(3):
+            with torch.no_grad():
+                model[0].weight.mul_(1.1)
+            monitor.measure()
+    assert monitor.findings() == ["Never changed (frozen, or no gradient): 1."]

@@ -30,6 +30,17 @@ def test_charts_lie_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "<h1>run</h1>" in (tmp_path / "run" / "rwc.html").read_text("utf-8")
 
 
+def test_findings_come_before_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = made_up()
+    history.rwc[:, 2] = 0
+    history.save(tmp_path / "rwc.safetensors")
+    view(tmp_path)
+    first, *files = capsys.readouterr().out.splitlines()
+    assert first == f"Never changed (frozen, or no gradient): {history.layers[2]}."
+    assert files == [str(tmp_path / f"rwc.{end}") for end in ("html", "png")]
+    assert first in (tmp_path / "rwc.html").read_text("utf-8")
+
+
 def test_wandbs_own_run_folder_serves_too(tmp_path: Path) -> None:
     saved(tmp_path / "offline-run-1" / "files")
     view(tmp_path / "offline-run-1", "--output", tmp_path)

@@ -1,0 +1,34 @@
+"""What a series says, in sentences: what stands out, the most important first; and what is so in every run."""
+
+from __future__ import annotations
+
+from rwc_wandb.measure.series.history import History
+from rwc_wandb.view.findings.broken import broken, still
+from rwc_wandb.view.findings.changes import changes
+from rwc_wandb.view.findings.order import turned_over
+from rwc_wandb.view.findings.overview import overview
+from rwc_wandb.view.findings.peers import outliers
+from rwc_wandb.view.series import Series, series
+
+__all__ = ["findings", "findings_of", "overview", "told"]
+
+
+def findings(series: Series) -> list[str]:
+    """What stands out, the most important first; [] where nothing does.
+
+    In this order: values that are not finite; layers that move far less or far more than their peers; layers that never
+    changed, or no longer do; RWC of all or of some layers that rises or falls from one measurement to the next; stages
+    that change places. What a few measurements or a few layers cannot show is not said: each kind has its least number.
+    """
+    return [*broken(series), *outliers(series), *still(series), *changes(series), *turned_over(series)]
+
+
+def told(series: Series) -> list[str]:
+    """The findings, or that there are none, and then the overview: what a page says."""
+    odd = findings(series) or ["Nothing odd: every layer still changes, and every value is finite."]
+    return [*odd, *overview(series)]
+
+
+def findings_of(history: History) -> list[str]:
+    """`findings` of one run; [] where nothing has been measured."""
+    return findings(series([history])) if len(history) else []
