@@ -92,4 +92,5 @@ def _names(series: Series, indices: list[int]) -> list[str]:
     names = [name for name, _ in groups(series, indices)]
     # Groups of two or three layers each say less than the layers.
     few = len(names) == 1 or 3 * len(names) <= len(indices)
+    few = few and not any(" more, " in name for name in names)
     return names if few else [series.layers[index] for index in indices]
