@@ -11,11 +11,11 @@ from rwc_wandb.view.findings.words import groups, times
 from rwc_wandb.view.series import Series
 
 FACTOR = 25.0
-"""From this factor on a layer of a block stands out. In clean trainings of seven small networks with five optimizers
-(tests/view/trainings.py) such layers are within a factor 20 of the median one."""
+"""From this factor on a layer of a block stands out, if it is beyond the spread of all, too: in the clean trainings of
+tests/view/trainings.py some layers are further from the median one than this, where all layers differ much."""
 
 FACTOR_ALONE = 50.0
-"""The same for what does not repeat: stems, embeddings and heads are within a factor 40 there."""
+"""The same for what does not repeat: stems, embeddings and heads differ more from the median layer."""
 
 SPREADS = 2.5
 """Nor does a layer stand out that is within this many spreads (1.48 times the median absolute deviation of the logs, a
