@@ -43,10 +43,8 @@ class Monitor:
         closed: whether it has ended, or never measured on this rank.
     """
 
-    _repr_mimebundle_: Callable[..., dict[str, Any]]
-    """What notebooks show: the chart of `history`."""
-    findings: Callable[..., list[str]]
-    """`monitor.findings()`: what stands out in `history`, in sentences, the most important first; [] if nothing does."""
+    _repr_mimebundle_: Callable[..., dict[str, Any]]  # for notebooks: the chart of `history`
+    findings: Callable[..., list[str]]  # `monitor.findings()`: what stands out in `history`, the most important first
 
     def __init__(
         self,
@@ -124,9 +122,9 @@ class Monitor:
 
         Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
         """
+        if self._capturing():
+            return
         if not self.closed:
-            if self._capturing():
-                return
             self._steps.finish()
             self.guarded(self._warn_of_unseen_steps)
             self.guarded(partial(self._measuring.flush, "close"))
