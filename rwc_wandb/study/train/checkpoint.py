@@ -64,7 +64,7 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """The run has finished: nobody will resume it."""
+        """The run has finished: there is nothing to resume."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _paths(self) -> list[Path]:

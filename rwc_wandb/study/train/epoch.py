@@ -45,7 +45,7 @@ def train_epoch(
 
     Args:
         after_step: called after each step; True: stop here.
-        show: called every `LOOK_EVERY` seconds with the loss so far and images per second; None: nobody looks, and no
+        show: called every `LOOK_EVERY` seconds with the loss so far and images per second; None: there is no bar, and no
             step waits for the device.
 
     Returns:

@@ -99,11 +99,13 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     with signals:
         metrics = train_epochs(session, signals)
     if metrics is None:
+        status = 128 + (signals.heard() or signal.SIGINT)
         monitor.close()
-        _finish_run(session)
+        # With its status: a run that W&B calls finished would count among the finished ones of the paper's claims.
+        _finish_run(session, status)
         _leave(session)
         console.print(f"Stopped after {session.steps} steps; the same command with --resume goes on.", highlight=False)
-        return 128 + (signals.heard() or signal.SIGINT)
+        return status
     if run is not None and folder is not None:
         finish(session, folder, run, metrics)
     _leave(session)
@@ -207,9 +209,9 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
         Checkpoints(folder).remove()
 
 
-def _finish_run(session: Session) -> None:
+def _finish_run(session: Session, exit_code: int = 0) -> None:
     with session.failures.of("W&B's files"):
-        if session.run is not None and (line := finish_run(session.run)):
+        if session.run is not None and (line := finish_run(session.run, exit_code)):
             session.failures.say(line)
 
 
