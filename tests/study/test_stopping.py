@@ -109,7 +109,7 @@ def test_the_end_of_a_launcher_ends_the_training(
     assert f"Stopped after {state['steps']} steps; the same command with --resume goes on." in text
 
 
-@pytest.mark.skipif(len(REPEATS) < 2, reason="thorough")
+@pytest.mark.skipif(len(REPEATS) < 2, reason="takes minutes; RWC_KILLS=2 or more runs it")
 def test_a_run_that_w_and_b_stops_makes_room_for_the_next(standin: StandIn, tmp_path: Path) -> None:
     """What hyperband's `early_terminate` and the button of W&B's page lead to, through the real agent."""
     sweep = yaml.safe_load((Path(__file__).parents[2] / "sweeps" / "early-terminate.yaml").read_text())
@@ -148,6 +148,21 @@ def test_a_run_that_w_and_b_stops_makes_room_for_the_next(standin: StandIn, tmp_
 
 def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_stopped_run_is_not_finished_at_w_and_b(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims of a project count finished runs only; resumed to its end, it is one."""
+    monkeypatch.chdir(tmp_path)
+    words = [*TRAIN, "--epochs", "2", "--output", "runs"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "append_metrics", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert main(words) == 143
+    (run,) = standin.runs.values()
+    assert (run.state, run.exit_code) == ("failed", 143)
+    assert main(words) == 0
+    assert (run.state, run.exit_code) == ("finished", 0)
 
 
 def test_without_a_launcher_the_parent_may_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ PLANTED: dict[str, tuple[Training, str]] = {
         Training("transformer", "adam", factors=(("layers.1.", 0.01),)),
         r"all of encoder\.layers\.1, 4 layers: 1/\d\d+ of",
     ),
-    "lr x 10, SGD": (Training("lstm", "sgd", act=learning_rate(10)), r"all layers rose to \d+(\.\d+)? times .* step 61 on"),
+    "lr x 10, SGD": (Training("lstm", "sgd", act=learning_rate(10)), r"all layers rose to \S+ times .* step 61 on"),
     "lr x 10, AdamW": (Training("transformer", "adamw", act=learning_rate(10)), r"all layers rose to .* step 61 on"),
     "lr / 100": (Training("lstm", "adam", act=learning_rate(0.01)), r"all layers fell to 1/\d+ .* step 61 on"),
     "weights reloaded": (

@@ -45,8 +45,8 @@ def train_epoch(
 
     Args:
         after_step: called after each step; True: stop here.
-        show: called every `LOOK_EVERY` seconds with the loss so far and images per second; None: there is no bar, and no
-            step waits for the device.
+        show: called every `LOOK_EVERY` seconds with the loss so far and images per second; None: there is no bar,
+            and no step waits for the device.
 
     Returns:
         The loss and accuracy of the epoch, and images per second; None if it was stopped.
