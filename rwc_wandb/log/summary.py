@@ -8,6 +8,8 @@ from rwc_wandb.measure.series.history import History, mean_of_known
 from rwc_wandb.measure.series.trends import depth_trend, levelled_off
 from rwc_wandb.view.findings import findings_of
 
+NOTHING = "Nothing stands out."
+
 
 def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int | None]:
     """A run in a few numbers, under `<prefix>_summary/`.
@@ -31,4 +33,4 @@ def summary_of(history: History, prefix: str = "rwc") -> dict[str, float | int |
 
 def findings_text(history: History, prefix: str = "rwc") -> dict[str, str]:
     """What stands out in a run, under `<prefix>_summary/findings`: a sentence a line, the most important first."""
-    return {f"{prefix}_summary/findings": "\n".join(findings_of(history)) or "Nothing stands out."}
+    return {f"{prefix}_summary/findings": "\n".join(findings_of(history)) or NOTHING}

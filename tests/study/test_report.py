@@ -84,12 +84,18 @@ def test_the_claims_of_a_project_are_judged(standin: StandIn, tmp_path: Path) ->
         config = yaml.safe_load((folder / "config.yaml").read_text())
         with wandb.init(project="rwc", name=f"seed{seed}", config=config) as run:
             run.log({"test/accuracy": 0.75})
+            run.summary["rwc_summary/findings"] = (
+                "Nothing stands out.",
+                "head: 60 times the median layer.\nChanged no more: stem.",
+            )[seed]
             run.save(str(folder / "rwc.safetensors"), base_path=str(folder), policy="now")
     command("tester/rwc")
     (saved,) = standin.reports.values()
     words = "\n".join(block["content"] for block in saved.spec["blocks"] if block["type"] == "markdown-block")
     assert "| 5 | alexnet on mnist | early < middle | x2 [2, 2] | 2 | holds |" in words
     assert "| 6 | alexnet, fashion_mnist against mnist | RWC is higher |  | 0 | no runs on fashion_mnist |" in words
+    assert "* **seed1**: head: 60 times the median layer. Changed no more: stem." in words
+    assert "* **seed0**" not in words
     assert report.verdicts("tester/empty").startswith("Not judged: ")
 
 

@@ -163,3 +163,38 @@ def test_a_monitor_tells_its_findings() -> None:
                 model[0].weight.mul_(1.1)
             monitor.measure()
     assert monitor.findings() == ["Never changed (frozen, or no gradient): 1."]
+
+
+def test_a_layer_of_37_keeps_its_name_beside_one_that_is_low_by_itself() -> None:
+    """ResNet34's 37 layers: one at 1/60, and of the same role, by chance, another at an eighth of the median."""
+    rng = np.random.default_rng(0)
+    layers = [
+        f"layer{stage}.{block}.conv{one}"
+        for stage, blocks in ((1, 3), (2, 4), (3, 6), (4, 3))
+        for block in range(blocks)
+        for one in (1, 2)
+    ]
+    layers = ["conv1", *layers, *(f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)), "fc"]
+    level = rng.normal(0, 0.5, 37)
+    level[layers.index("layer3.2.conv1")] = 0
+    rwc = 0.1 * np.exp(level + rng.normal(0, 0.15, (25, 37)) - np.arange(25)[:, None] / 10)
+    factors = {"layer3.2.conv1": 1 / 60, "layer1.1.conv1": 1 / 8}
+    rwc *= [factors.get(layer, 1.0) for layer in layers]
+    history = History(layers, ["s"] * 37, [10] * 37)
+    history.append(list(range(1, 26)), rwc, rwc)
+    (only,) = odd_of(history)
+    factor = re.fullmatch(r"layer3\.2\.conv1: 1/(\d+) of the median layer\.", only)
+    assert factor
+    assert 50 < int(factor[1]) < 70
+    rwc /= [factors.get(layer, 1.0) for layer in layers]
+    even = History(layers, ["s"] * 37, [10] * 37)
+    even.append(list(range(1, 26)), rwc, rwc)
+    assert odd_of(even) == []
+
+
+def test_a_layer_that_oscillates() -> None:
+    history = trace()
+    swing = np.where(np.arange(25) % 2, 3.0, 1 / 3)
+    history.rwc[:, 7] *= swing
+    (only,) = odd_of(history)
+    assert re.fullmatch(r"blocks\.0\.1\.se\.conv_expand: oscillates, by a factor 9(\.\d)? from one .*", only)

@@ -43,6 +43,12 @@ def load(how: str, at: int = 60):  # type: ignore[no-untyped-def]
     return act
 
 
+def alternating(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The learning rate of one layer is ten times as high, then a tenth."""
+    index = [name for name, _ in model.named_parameters()].index("blocks.3.fc1.weight")
+    optimizer.param_groups[index]["lr"] *= 10 if step % 2 else 0.1
+
+
 @torch.no_grad()
 def dead(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """The ReLU of block 2 passes nothing from step 40 on; the gradients of this step are of before."""
@@ -112,6 +118,10 @@ PLANTED: dict[str, tuple[Training, str]] = {
     "weights copied back": (
         Training("transformer", "adamw", act=load("copy_")),
         r"all layers leapt to .* at step 61, and came back.*weights that were loaded",
+    ),
+    "an oscillating layer": (
+        Training("mlp", "sgd", act=alternating),
+        r"^blocks\.3\.fc1: oscillates, by a factor \d\d",
     ),
     "a dead ReLU block": (
         Training("mlp", "sgd", act=dead),

@@ -10,6 +10,7 @@ from typing import Any
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
+from rwc_wandb.log.summary import NOTHING
 from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accuracies_of, accuracy_table
 from rwc_wandb.study.paper.claims import READING, markdown, with_disagreements
 from rwc_wandb.study.paper.runs import read_groups
@@ -88,7 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"{entity}/{project} has no run whose config names a model and a dataset: nothing to report on."
         )
-    report = build(entity, project, accuracies, (entity, project), verdicts(arguments.project))
+    found = said_by_wandb(lambda: findings_of_runs(arguments.project))
+    report = build(entity, project, accuracies, (entity, project), verdicts(arguments.project), found)
     said_by_wandb(report.save)
     print(report.url)
 
@@ -103,7 +105,24 @@ def verdicts(project: str) -> str:
     return markdown(judged) + "\n\n" + READING.replace("\n", "  \n")
 
 
-def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[str, str], judged: str = "") -> Any:
+def findings_of_runs(project: str) -> str:
+    """Markdown: what stands out in each of the project's runs, as their summaries say it; "" where nothing does."""
+    import wandb
+
+    said = {run.name: str(run.summary.get("rwc_summary/findings") or NOTHING) for run in wandb.Api().runs(project)}
+    return "\n".join(
+        f"* **{name}**: {' '.join(lines.splitlines())}" for name, lines in said.items() if lines != NOTHING
+    )
+
+
+def build(
+    entity: str,
+    project: str,
+    accuracies: Accuracies,
+    runs_from: tuple[str, str],
+    judged: str = "",
+    found: str = "",
+) -> Any:
     """The report, not saved yet.
 
     Args:
@@ -111,6 +130,7 @@ def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[st
         accuracies: (model, data set): test accuracies of its runs. One section each.
         runs_from: entity and project of the runs; empty for the report's own.
         judged: Markdown that stands under the paper's claims; empty: no such section.
+        found: Markdown of what stands out in the runs; empty: no such section.
     """
     wr = importlib.import_module("wandb_workspaces.reports.v2")
     charts_of = os.environ.get("RWC_WANDB_CHARTS") or entity
@@ -123,6 +143,7 @@ def build(entity: str, project: str, accuracies: Accuracies, runs_from: tuple[st
         wr.H1(text="How to read the charts"),
         wr.MarkdownBlock(text=_READING),
         wr.MarkdownBlock(text=_HEAT_MAPS.format(charts_of=charts_of)),
+        *([wr.H1(text="What stands out"), wr.MarkdownBlock(text=found)] if found else []),
         *([wr.H1(text="What the paper claims"), wr.MarkdownBlock(text=judged)] if judged else []),
         wr.H1(text="Test accuracy"),
         wr.MarkdownBlock(text=accuracy_table(accuracies)),

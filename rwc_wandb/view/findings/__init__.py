@@ -8,6 +8,7 @@ from rwc_wandb.view.findings.changes import changes
 from rwc_wandb.view.findings.order import turned_over
 from rwc_wandb.view.findings.overview import overview
 from rwc_wandb.view.findings.peers import outliers
+from rwc_wandb.view.findings.swings import oscillating
 from rwc_wandb.view.series import Series, series
 
 __all__ = ["findings", "findings_of", "overview", "told"]
@@ -18,9 +19,11 @@ def findings(series: Series) -> list[str]:
 
     In this order: values that are not finite; layers that move far less or far more than their peers; layers that never
     changed, or no longer do; RWC of all or of some layers that rises or falls from one measurement to the next; stages
-    that change places. What a few measurements or a few layers cannot show is not said: each kind has its least number.
+    that change places; layers that oscillate. What a few measurements or layers cannot show is not said: each kind has
+    its least number.
     """
-    return [*broken(series), *outliers(series), *still(series), *changes(series), *turned_over(series)]
+    kinds = (broken, outliers, still, changes, turned_over, oscillating)
+    return [sentence for kind in kinds for sentence in kind(series)]
 
 
 def told(series: Series) -> list[str]:

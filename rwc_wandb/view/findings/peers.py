@@ -110,13 +110,13 @@ def _among_neighbours(
 
 
 def _with_their_role(series: Series, chosen: NDArray[np.bool_], apart: Values) -> NDArray[np.bool_]:
-    """Also those of a role that stand out half as far (in logs), where most of the role does: it is one pattern."""
+    """Also those of a role that stand out half as far (in logs), where more than half of them do: one pattern."""
     roles = np.array(series.roles)
     result = chosen.copy()
     for role in {series.roles[index] for index in np.flatnonzero(chosen)}:
         members = roles == role
         near = members & (apart > np.nanmedian(apart[chosen & members]) / 2)
-        if chosen[near].sum() >= 0.5 * near.sum():
+        if chosen[near].sum() > 0.5 * near.sum():
             result |= near
     return result
 
