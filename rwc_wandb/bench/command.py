@@ -29,6 +29,7 @@ MODELS = ("torchvision:resnet18", "torchvision:vgg19_bn", "torchvision:alexnet",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
+        action="extend",  # A second --model adds to the first.
         nargs="+",
         metavar="NAME",
         help="models as `rwc-wandb train` takes them, and llama:DEPTHxWIDTH (16x2048: 1.24 billion weights; with "

@@ -20,6 +20,7 @@ MODEL = "timm:test_efficientnet"
     [
         (["--model", "resnet19"], "--model resnet19"),
         (["--model", "timm:nope"], "--model timm:nope"),
+        (["--model", "timm:nope", "--model", MODEL], "--model timm:nope"),
         (["--rounds", "0"], "--rounds 0"),
         (["--rounds", "few"], "--rounds"),
         (["--batch-size", "-1"], "--batch-size -1"),
