@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,11 @@ def _refusal(run: Run) -> str:
         api = wandb.Api(timeout=SECONDS_TO_ANSWER, api_key=run.settings.api_key)
         for pause in (0, 1, 2):  # It may note the end a moment later.
             time.sleep(pause)
-            if api.run(f"{run.entity}/{run.project}/{run.id}").state != "running":
+            known = api.run(f"{run.entity}/{run.project}/{run.id}")
+            # The client has made a folder for it.
+            with suppress(OSError):
+                os.removedirs(known.dir)
+            if known.state != "running":
                 return ""
     except Exception as error:
         status = re.search(r"\b[45]\d\d\b", str(error))

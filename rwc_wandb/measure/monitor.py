@@ -122,7 +122,7 @@ class Monitor:
 
         Where weights are sharded or measuring is shared, every rank must call it: else what is in no row yet is lost.
         """
-        if self._capturing():
+        if not self.closed and self._capturing():
             return
         if not self.closed:
             self._steps.finish()
