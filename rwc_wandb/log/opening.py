@@ -39,7 +39,14 @@ def open_run(**options: Any) -> tuple[Run, str]:
     """
     try:
         with _without_terminal():
-            run = _init(options, mode=None)
+            try:
+                run = _init(options, mode=None)
+            except Exception as error:
+                if "is in use" not in str(error):
+                    raise
+                # By a run of this process that could not be ended, on a full disk for one.
+                wandb.teardown()
+                run = _init(options, mode=None)
         if run.settings.mode == "disabled" or run.disabled:
             return run, "W&B is disabled (WANDB_MODE=disabled): nothing is logged there."
         if not run.offline:

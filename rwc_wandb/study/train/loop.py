@@ -209,7 +209,7 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
         Checkpoints(folder).remove()
 
 
-def _finish_run(session: Session, exit_code: int = 0) -> None:
+def _finish_run(session: Session, exit_code: int | None = None) -> None:
     with session.failures.of("W&B's files"):
         if session.run is not None and (line := finish_run(session.run, exit_code)):
             session.failures.say(line)
