@@ -239,13 +239,24 @@ def test_a_disabled_run_costs_nothing_but_the_rows(finder: Finder, recwarn: pyte
 
 
 @pytest.mark.usefixtures("standin")
-def test_models_that_are_gone_are_not_kept(finder: Finder) -> None:
+def models_that_are_gone(finder: Finder) -> None:
     for seed in range(3):
         model = net(seed)
         optimizer: Optimizer | None = torch.optim.SGD(model.parameters(), lr=0.1)
         train(model, optimizer.step, 1)
         del model, optimizer
     assert [monitor.closed for _, monitor in finder.monitors] == [False]
+
+
+def test_models_that_are_gone_are_not_kept(tmp_path: Path) -> None:
+    """In a process of its own: what other tests have left in memory would count."""
+    code = (
+        "from test_run_command import *; from test_run_command import models_that_are_gone as case; "
+        "case(Finder(every=1, log_every=2, histogram_every=None, layers='weights'))"
+    )
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "WANDB_MODE": "offline"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 SCRIPT = """
