@@ -35,6 +35,7 @@ def _shown_in_a_notebook(shown: History | Monitor, include: Any = None, exclude:
 
 
 def _findings(monitor: Monitor) -> list[str]:
+    """What stands out in `history`, in sentences, the most important first; [] where nothing does."""
     from rwc_wandb.view.findings import findings_of
 
     return findings_of(monitor.history)

@@ -53,6 +53,11 @@ class Series:
     steps_per_epoch: int | None = None
 
     @property
+    def logs(self) -> Values:
+        """[T, L] the logarithm of the values; NaN where a layer does not change or has no finite value."""
+        return np.log(np.where(self.values > 0, self.values, np.nan))
+
+    @property
     def repeats(self) -> bool:
         """Whether a role stands in several blocks: then there is a map of roles and blocks."""
         places = set(zip(self.roles, self.blocks, strict=True))

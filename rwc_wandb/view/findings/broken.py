@@ -56,7 +56,7 @@ def _risen_before(series: Series, start: int) -> str:
         return ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        logs = np.log(np.where(series.values[:start] > 0, series.values[:start], np.nan))
+        logs = series.logs[:start]
         rise = logs[-window:] - np.nanmedian(logs[:-window], axis=0)
     above = rise > np.log(RISE)
     if not above.any():

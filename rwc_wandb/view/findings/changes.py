@@ -38,8 +38,7 @@ def changes(series: Series) -> list[str]:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        logs = np.log(np.where(series.values > 0, series.values, np.nan))
-        common = np.nanmedian(logs, axis=1)
+        common = np.nanmedian(series.logs, axis=1)
         return [*_of_all(series, common), *_of_some(series)]
 
 

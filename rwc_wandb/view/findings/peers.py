@@ -64,8 +64,7 @@ def outliers(series: Series) -> list[str]:
 
 def relative(series: Series) -> Values:
     """[T, L] log of RWC over that of the median layer at the same time; NaN where a layer does not change."""
-    logs = np.log(np.where(series.values > 0, series.values, np.nan))
-    return np.asarray(logs - _quietly(np.nanmedian, logs, 1)[:, None])
+    return np.asarray(series.logs - _quietly(np.nanmedian, series.logs, 1)[:, None])
 
 
 def _standing_out(series: Series, apart: Values) -> NDArray[np.bool_]:

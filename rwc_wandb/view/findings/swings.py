@@ -23,7 +23,7 @@ def oscillating(series: Series) -> list[str]:
     with warnings.catch_warnings():
         # A layer that does not change has no logarithm: it is not known, and no swing.
         warnings.simplefilter("ignore", RuntimeWarning)
-        logs = np.log(np.where(series.values > 0, series.values, np.nan))
+        logs = series.logs
         apart = np.abs(logs[1:-1] - (logs[:-2] + logs[2:]) / 2)
         swing = np.fmax(np.nanmedian(apart, 0), np.nanmedian(apart[-(len(apart) // 3) :], 0))
     found = []
