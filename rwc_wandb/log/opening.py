@@ -39,14 +39,7 @@ def open_run(**options: Any) -> tuple[Run, str]:
     """
     try:
         with _without_terminal():
-            try:
-                run = _init(options, mode=None)
-            except Exception as error:
-                if "is in use" not in str(error):
-                    raise
-                # By a run of this process that could not be ended, on a full disk for one.
-                wandb.teardown()
-                run = _init(options, mode=None)
+            run = _init_again(options, mode=None)
         if run.settings.mode == "disabled" or run.disabled:
             return run, "W&B is disabled (WANDB_MODE=disabled): nothing is logged there."
         if not run.offline:
@@ -55,14 +48,23 @@ def open_run(**options: Any) -> tuple[Run, str]:
     # Settings that cannot be, from the environment too, are wandb.Error or pydantic's ValueError.
     except (wandb.Error, ValueError) as error:
         reason = "no API key" if isinstance(error, wandb.errors.UsageError) else _why_unopened(error)
-        if "id" in options or "WANDB_RUN_ID" in os.environ:
-            # Else the client says that the id is in use: by the attempt that has just failed.
-            wandb.teardown()
         try:
-            run = _init(options, mode="offline")
+            run = _init_again(options, mode="offline")
         except Exception as refused:
             raise UserError(f"W&B refused the run: {refused}") from refused
     return run, f"W&B is offline ({reason}); later: wandb login, then wandb sync {Path(run.dir).parent}"
+
+
+def _init_again(options: dict[str, Any], mode: Any) -> Run:
+    """`_init`; where W&B's process holds the id for an earlier attempt of ours, it is ended first: one that found no
+    server, or a run that could not be ended on a full disk."""
+    try:
+        return _init(options, mode)
+    except Exception as error:
+        if "is in use" not in str(error):
+            raise
+    wandb.teardown()
+    return _init(options, mode)
 
 
 def _init(options: dict[str, Any], mode: Any) -> Run:
