@@ -101,18 +101,16 @@ def watch(
     module = as_module(model)
     find = partial(find_layers, module, layers, stages)
     tracked = find(optimizers)
-    ranks = None
-    if world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked)):
-        ranks = join_ranks(tracked, share, every, log_every)
-        if histogram_every is not None and current_rank() == 0:
+    is_joint = world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked))
+    ranks = join_ranks(tracked, share, every, log_every) if is_joint else None
+    if is_joint and histogram_every is not None:
+        histogram_every = None
+        if current_rank() == 0:
             warnings.warn(
                 "rwc_wandb: no histograms where weights are sharded or measuring is shared; histogram_every=None "
                 "says that you know.",
                 stacklevel=2,
             )
-        histogram_every = None
-    elif current_rank() != 0:
-        return Monitor(module, tracked, idle=True)
     rows_of_run = None
     if run is not False and current_rank() == 0:
         from rwc_wandb.log.rows import RunRows
@@ -126,6 +124,7 @@ def watch(
         log_every=log_every,
         histogram_every=histogram_every,
         delivery=rows_of_run,
+        idle=current_rank() != 0 and not is_joint,
         ranks=ranks,
         share=share and ranks is not None,
         find_again=find,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from rwc_wandb.measure.choice import LayerChoice, kinds_of, nothing_to_track, selector
 from rwc_wandb.measure.distributed.sharding import Sharding, Spread, is_measurable
 from rwc_wandb.measure.kinds import kind_of
+from rwc_wandb.measure.module_tree import Path, parameters_of
 from rwc_wandb.measure.roles import roles_and_blocks
 
 Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 """What can be watched: a module, or several, whose layers' names start with the key or the index."""
-
-Path = list[tuple[dict[str, Any], str, object]]
 
 _WRAPPERS = re.compile(
     r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|trainable_module"
@@ -40,8 +38,7 @@ class Layer:
         depth: index in the order of registration, which is the forward order in nearly all model code; 0 first.
         stage: the group of layers that it belongs to.
         parameter: the tensor itself; the rank's part of it, or a DTensor, where it is sharded.
-        path: the way to it, `(mapping, key, expected)`: while every mapping still holds what is expected, neither the
-            parameter nor a module above it has been replaced.
+        path: the way to it from the model; empty once it has left the model.
         spread: how it is spread over ranks.
         role: its name without the numbers of the blocks that repeat: `self_attn.q_proj`. See `roles_and_blocks`.
         block: its place in the repetition, 0 first; None: it does not repeat.
@@ -132,9 +129,9 @@ def find_layers(
     is_limited = bool(optimizers) and isinstance(choice, str) and re.match("(weights|all)$|role:", choice) is not None
     unmeasured: list[tuple[str, Tensor]] = []
     seen: set[int] = set()
-    all_of: dict[int, tuple[str, Tensor, Path, Spread]] = {}
+    all_of: dict[int, tuple[str, Tensor, Path, nn.Module, Spread]] = {}
     taken: set[str] = set()
-    for full_name, parameter, path in _walk(model):
+    for full_name, parameter, path, module in parameters_of(model):
         name = _layer_name(full_name, taken)
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
@@ -145,14 +142,14 @@ def find_layers(
             unmeasured.append((name, parameter))
             continue
         spread = sharding.spread(name, parameter)
-        all_of[id(parameter)] = (name, parameter, path, spread)
+        all_of[id(parameter)] = (name, parameter, path, module, spread)
         taken.add(name)
     roles, blocks = roles_and_blocks(
         [name for name, *_ in all_of.values()], [name for name, *_, spread in all_of.values() if len(spread.shape) > 1]
     )
     found = [
-        (name, parameter, path, spread, role, block)
-        for (name, parameter, path, spread), role, block in zip(all_of.values(), roles, blocks, strict=True)
+        (name, parameter, path, spread, role, block, kind_of(module))
+        for (name, parameter, path, module, spread), role, block in zip(all_of.values(), roles, blocks, strict=True)
         if is_chosen(name, parameter, spread.shape, role)
     ]
     unmeasured = [(name, one) for name, one in unmeasured if is_chosen(name, one, tuple(one.shape), name)]
@@ -171,8 +168,10 @@ def find_layers(
     if odd := [label for label in labels if not isinstance(label, str) or not label]:
         raise ValueError(f"stages says {odd[0]!r} for a layer: it takes a function that gives a text for each.")
     return [
-        Layer(name, depth, stage, parameter, path, spread, role, block, kind_of(_owner(path, model)))
-        for depth, (stage, (name, parameter, path, spread, role, block)) in enumerate(zip(labels, found, strict=True))
+        Layer(name, depth, stage, parameter, path, spread, role, block, kind)
+        for depth, (stage, (name, parameter, path, spread, role, block, kind)) in enumerate(
+            zip(labels, found, strict=True)
+        )
     ]
 
 
@@ -208,36 +207,8 @@ def default_stages(names: Sequence[str]) -> list[str]:
     return [("early", "middle", "later")[3 * depth // len(names)] for depth in range(len(names))]
 
 
-def _owner(path: Path, model: nn.Module) -> nn.Module:
-    """The module whose weight it is; that of a parametrized weight is further up."""
-    modules = [model, *(module for _, _, module in path if isinstance(module, nn.Module))]
-    while len(modules) > 1 and isinstance(modules[-1], (nn.ModuleDict, nn.ModuleList, nn.ParameterList)):
-        modules.pop()
-    return modules[-1]
-
-
 def _layer_name(full_name: str, taken: set[str]) -> str:
     clean = _WRAPPERS.sub("", full_name)
     # `rwc/step` is the x axis of every chart: no layer may be called that.
     candidates = (name for name in (clean.removesuffix(".weight"), clean) if name != "step" and name not in taken)
     return next(candidates, full_name)
-
-
-def _walk(model: nn.Module) -> Iterator[tuple[str, Tensor, Path]]:
-    """Yield (name, parameter, path) in registration order; modules and parameters that are shared come once each."""
-    pending: list[tuple[str, nn.Module, Path]] = [("", model, [])]
-    seen: set[int] = set()
-    while pending:
-        prefix, module, path = pending.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        for key, parameter in module._parameters.items():
-            if isinstance(parameter, torch.Tensor):
-                yield prefix + key, parameter, [*path, (module._parameters, key, parameter)]
-        children = [
-            (f"{prefix}{key}.", child, [*path, (module._modules, key, child)])
-            for key, child in module._modules.items()
-            if child is not None
-        ]
-        pending.extend(reversed(children))
