@@ -1,11 +1,13 @@
 """Which of a layer's weights are compared where a sample stands for all, and the error that this leaves.
 
-A layer of N elements is cut into n equal slices, and one element is drawn from each: by draw k from slice i, element
+A layer of N elements, of which n at most may be drawn, is cut into slices of k = ceil(N / n), and one element is drawn
+from each: by draw number t from slice i, element
 
-    floor((i + u) N / n),    u = hash(key, k, i) / 2^31,
+    i k + floor(u k),    u = hash(key, t, i) / 2^31,
 
-so that every element is drawn with the same probability. The places follow from four numbers, in integer arithmetic
-that all kernels do alike: no list of them is kept, and they ascend, as memory is best read.
+left out where it lies beyond N. So every element is drawn with probability 1 / k, and none twice. The places follow
+from four numbers, in integer arithmetic that all kernels do alike: no list of them is kept, and they ascend, as memory
+is best read. Slices 2j and 2j + 1 are a pair, which tells the error.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
-LOW = 0x7FFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 """Of the 32-bit finaliser "lowbias32" (C. Wellons, *Prospecting for Hash Functions*, 2018)."""
 
@@ -29,7 +30,7 @@ class Sample:
 
     Attributes:
         size: the elements N of the whole layer.
-        count: the elements n in its sample, at least 2 and fewer than N.
+        count: the most elements n to be drawn, fewer than N: at least n / 2 are.
         key: 32 bits that tell the random numbers of this layer from others': see `key_of`.
         start, stop: the rank's elements, in an order in which every rank's are consecutive.
     """
@@ -41,41 +42,33 @@ class Sample:
     stop: int
 
     @cached_property
-    def shift(self) -> int:
-        """The binary places of `step`: as many as 63 bits have for N."""
-        return 62 - self.size.bit_length()
-
-    @cached_property
-    def step(self) -> int:
-        """The length of a slice, N / n elements, in units of 2^-shift."""
-        return (self.size << self.shift) // self.count
+    def length(self) -> int:
+        """The length k of a slice."""
+        return -(-self.size // self.count)
 
     @cached_property
     def first(self) -> int:
-        """The first slice that reaches into the rank's elements."""
-        return min((self.start << self.shift) // self.step, self.count)
+        """The first slice of the first pair that reaches into the rank's elements: even."""
+        return self.start // (2 * self.length) * 2
 
     @cached_property
     def last(self) -> int:
-        """The slice after the last one that reaches into them."""
-        reached = -(-(self.stop << self.shift) // self.step) if self.stop > self.start else self.first
-        return min(reached, self.count)
+        """The slice after the last pair that reaches into them: even, and beyond the layer where a slice lacks its
+        partner."""
+        return -(-self.stop // (2 * self.length)) * 2 if self.stop > self.start else self.first
 
     @cached_property
     def spread(self) -> float:
-        """(1 - n / N) n / (n - 1), by which `standard_error` expects the squares and products to be multiplied."""
-        return (1 - self.count / self.size) * self.count / (self.count - 1)
+        """1 - 1 / k, by which `standard_error` expects the squares and products to be multiplied."""
+        return 1 - 1 / self.length
 
     def places(self, draw: int, device: torch.device | str = "cpu") -> Tensor:
         """int64 [last - first], ascending: the element, of the whole layer, drawn from each slice of the rank's.
 
-        Its first and its last may be another rank's: below `start`, or `stop` and more.
+        Those of its first pair may be another rank's, below `start`; those of its last at `stop` or beyond.
         """
         slices = torch.arange(self.first, self.last, device=device)
-        random = hashed(slices, self.key, draw)
-        # random * step / 2^31 without overflow, in two parts.
-        offset = random * (self.step >> 31) + ((random * (self.step & LOW)) >> 31)
-        return (slices * self.step + offset) >> self.shift
+        return slices * self.length + (hashed(slices, self.key, draw) * self.length >> 31)
 
 
 def key_of(seed: int, layer: str) -> int:
@@ -97,18 +90,24 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 def standard_error(change: Tensor, norm: Tensor, change_2: Tensor, norm_2: Tensor, product: Tensor) -> Tensor:
-    """The standard error of R = sum d / sum v, of a random sample of n from N pairs d = |w - s|, v = |s|.
+    """The standard error of R = sum d / sum v, over the drawn of the pairs d = |w - s|, v = |s|.
 
-        SE^2 = (1 - n/N) n / (n - 1) * sum (d - R v)^2 / (sum v)^2
+    With e = d - R v, and a and b the elements drawn from slices 2j and 2j + 1:
 
-    which is the textbook's R^2 (1 - n/N) / n * (CV_d^2 + CV_v^2 - 2 rho CV_d CV_v), with CV the coefficients of
-    variation and rho the correlation in the sample. The draw from slices, stratified, makes it slightly too large.
-    Source: W. G. Cochran, *Sampling Techniques*, 3rd ed. 1977, sections 2.11 and 6.3 to 6.5 (ratio estimators).
+        SE^2 = (1 - 1/k) sum_j (e_a - e_b)^2 / (sum v)^2
+             = (1 - 1/k) sum_j ((d_a - d_b)^2 - 2 R (d_a - d_b) (v_a - v_b) + R^2 (v_a - v_b)^2) / (sum v)^2
+
+    Only neighbours are compared, since only what differs within a slice is left to chance. The formula for elements
+    drawn from all over the layer, (1 - n/N) / n * (CV_d^2 + CV_v^2 - 2 rho CV_d CV_v), is 2 to 5 times too large in
+    an embedding, whose rows differ.
+    Source: W. G. Cochran, *Sampling Techniques*, 3rd ed. 1977, sections 5A.12 (one unit per stratum: collapsed strata)
+    and 6.3 to 6.5 (ratio estimators).
 
     Args:
         change, norm: sum d and sum v.
-        change_2, norm_2, product: sum d^2, sum v^2 and sum d v, each times `Sample.spread`; all 0 where every element
-            was measured: then the error is 0.
+        change_2, norm_2, product: the sums over pairs of (d_a - d_b)^2, (v_a - v_b)^2 and (d_a - d_b) (v_a - v_b), each
+            times `Sample.spread`; a pair of which an element is another rank's, or beyond the layer, is left out. All 0
+            where every element was measured: then the error is 0.
 
     Returns:
         The error, in the unit of R, which has none; 0 where nothing changed, NaN where R is not finite.
