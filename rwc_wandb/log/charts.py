@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from rwc_wandb.log.late_run import LateRun
+from rwc_wandb.log.opening import is_being_torn_down
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import charts
 from rwc_wandb.view.series import series
@@ -39,7 +40,8 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     | `rwc_charts/rwc_curves`, `rwc_charts/rwc_stages` | otherwise: W&B's built-in line series of the same tables |
     | `rwc_charts/page` | otherwise, where vl-convert is installed: all of them in one HTML page |
 
-    Where the server does not answer within 5 s, tables are files of the run only, and no artifacts.
+    Where the server does not answer within 5 s, or within `wandb.teardown()`, tables are files of the run only, and no
+    artifacts.
 
     Args:
         run: the W&B run, online or offline.
@@ -56,7 +58,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     drawn = series([history])
     made = charts(drawn)  # No run in the title: W&B keeps it where it draws several runs.
     row: dict[str, Any] = {}
-    unreached = not run.offline and not _server_answers(run)
+    unreached = not run.offline and (is_being_torn_down(run) or not _server_answers(run))
     for name in made if entity else _PRESETS:
         chart = made[name]
         spec, fields, strings = f"{entity}/{name}", chart.fields, chart.strings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import wandb
 
-from rwc_wandb.log.opening import open_run
+from rwc_wandb.log.opening import call_at_end, open_run
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -28,7 +28,7 @@ class LateRun:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._axes: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._teardown_hooks: list[Any] = []
+        self._at_end: list[Callable[[], None]] = []
         self.run: Run | None = None
         self.is_ours = False
         self.settings = SimpleNamespace(mode=None)
@@ -48,12 +48,17 @@ class LateRun:
                 self._say(line)
             for words, options in self._axes:
                 self.run.define_metric(*words, **options)
-            getattr(self.run, "_teardown_hooks", []).extend(self._teardown_hooks)
-            for hook in self._teardown_hooks:
-                # Exit handlers run last in, first out, and W&B has registered one since: ours must run before it.
-                atexit.unregister(hook.call)
-                atexit.register(hook.call)
+            for action in self._at_end:
+                call_at_end(self.run, action)
         return self.run
+
+    def call_at_end(self, action: Callable[[], None]) -> None:
+        """As `opening.call_at_end`, also if it is never decided."""
+        if self.run is not None:
+            call_at_end(self.run, action)
+        else:
+            self._at_end.append(action)
+            atexit.register(action)
 
     def define_metric(self, *words: Any, **options: Any) -> None:
         if self.run is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import wandb
 
@@ -102,6 +104,64 @@ def finish_run(run: Run, exit_code: int | None = None) -> str:
     if not run.offline and not run.disabled and (refusal := _refusal(run)):
         return f"W&B's server {refusal}: what it lacks of the run comes by: {sync}"
     return ""
+
+
+def call_at_end(run: Run, action: Callable[[], None]) -> None:
+    """Call `action` when `run` is about to end: by `finish`, by `wandb.teardown()`, or with the interpreter. It may be
+    called more than once; `forget_end` ends that.
+
+    W&B has no public hook for these. Its own integrations use `_teardown_hooks`, which neither a disabled run nor
+    `wandb.teardown()` knows.
+    """
+    if run.disabled:
+        for name in ("finish", "_finish"):  # `with run:` calls the second.
+            setattr(run, name, _preceded(action, getattr(run, name)))
+    else:
+        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
+
+        getattr(run, "_teardown_hooks", []).append(TeardownHook(action, TeardownStage.EARLY))
+        connection = _connection_of(run)
+        cleanup = getattr(connection, "_cleanup", None)
+        if cleanup is not None and cleanup not in _CLEANUPS:
+            connection._cleanup = _preceded(_end_all, cleanup)
+            _CLEANUPS.add(connection._cleanup)
+        _AT_TEARDOWN.append(action)
+    # Exit handlers run last in, first out: ours must run before that of W&B, which may be the younger.
+    atexit.unregister(action)
+    atexit.register(action)
+
+
+def forget_end(action: Callable[[], None]) -> None:
+    atexit.unregister(action)
+    if action in _AT_TEARDOWN:
+        _AT_TEARDOWN.remove(action)
+
+
+def is_being_torn_down(run: Run) -> bool:
+    """Whether `wandb.teardown()` is under way. The run takes rows still; `wandb.Api` would start the client anew."""
+    return bool(getattr(_connection_of(run), "_torn_down", False))
+
+
+_AT_TEARDOWN: list[Callable[[], None]] = []
+_CLEANUPS: WeakSet[Callable[..., Any]] = WeakSet()
+"""What connections to W&B's process call first when they are torn down, where it calls `_end_all`."""
+
+
+def _end_all() -> None:
+    for action in list(_AT_TEARDOWN):
+        action()
+
+
+def _connection_of(run: Run) -> Any:
+    return getattr(getattr(run, "_wl", None), "_connection", None)
+
+
+def _preceded(action: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
+    def both(*words: Any, **options: Any) -> Any:
+        action()
+        return function(*words, **options)
+
+    return both
 
 
 def _refusal(run: Run) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import warnings
 from collections.abc import Callable
 from itertools import count, zip_longest
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from rwc_wandb.log.budget import Budget, Flow
+from rwc_wandb.log.late_run import LateRun
+from rwc_wandb.log.opening import call_at_end, forget_end
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
 from rwc_wandb.measure.monitor import Monitor
@@ -47,6 +48,7 @@ class WatchedRun:
         self.monitors: dict[Delivery, Monitor] = {}
         self.prefixes: set[str] = set()
         self._rests: list[Rest] = []
+        self._has_ended = False
 
     def free_prefix(self, prefix: str) -> str:
         """`prefix`, or where a monitor of this run has it, the next with a number; then it is said."""
@@ -68,16 +70,16 @@ class WatchedRun:
         self._rests.append(rest)
         if len(self._rests) > 1:
             return
-        # W&B has no public hook for the end of a run; its own integrations use this one.
-        hooks = getattr(self.run, "_teardown_hooks", None)
-        if hooks is not None:
-            from wandb.sdk.wandb_run import TeardownHook, TeardownStage
-
-            hooks.append(TeardownHook(self._end, TeardownStage.EARLY))
-        atexit.register(self._end)
+        if isinstance(self.run, LateRun):
+            self.run.call_at_end(self._end)
+        else:
+            call_at_end(self.run, self._end)
 
     def _end(self) -> None:
-        atexit.unregister(self._end)
+        forget_end(self._end)
+        if self._has_ended:
+            return
+        self._has_ended = True
         _WATCHED.pop(self.run, None)
         for monitor in list(self.monitors.values()):
             monitor.close()
