@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwc_wandb.view.compared import Comparison
-from rwc_wandb.view.series import Series
+from rwc_wandb.view.series import Series, Values
 
 MOST_ROWS = 10_000
 """W&B cuts a table in a run file here, silently."""
@@ -64,8 +64,9 @@ class Chart:
 def charts(
     series: Series, title: str = "", most_rows: int = MOST_ROWS, most_measurements: int = MOST_ROWS
 ) -> dict[str, Chart]:
-    """Chart name: its table and words. Thinned evenly to at most `most_rows` rows and `most_measurements` measurements
-    each; the title says how many are shown. Where no role repeats there is no map."""
+    """Chart name: its table and words. Thinned evenly to at most `most_rows` rows and `most_measurements` times each;
+    then a row holds the mean of its interval (`interval_means`), and the title says so. Where no role repeats there is
+    no map."""
     reading = _how_to_read(series)
     by_layer, by_stage = (
         thinned(len(series.steps), min(most_rows // len(names), most_measurements))
@@ -81,7 +82,7 @@ def charts(
         )
         words = f"{title}: {shows}" if title else shows
         if len(shown) < len(series.steps):
-            words += f" ({len(shown):,} of {len(series.steps):,} measurements shown)"
+            words += f" (means of {len(shown):,} intervals of {len(series.steps):,} measurements)"
         strings = {"title": words, "subtitle": reading[name], "value": value_title(series), "time": series.clock}
         result[name] = Chart(columns, rows, {column: column for column in columns}, strings)
     return result
@@ -93,7 +94,7 @@ def ratio_charts(
     """Chart name: its table and words; thinned as in `charts`."""
     drawn = comparison.drawn
     shown = thinned(len(drawn.steps), min(most_rows // len(drawn.layers), most_measurements))
-    errors = comparison.errors[shown].ravel().tolist()
+    errors = interval_means(comparison.errors, shown).ravel().tolist()
     rows = [[*row, _finite(error)] for row, error in zip(_layer_rows(drawn, shown), errors, strict=True)]
     of_runs = " of all pairs of runs" if max(comparison.runs) > 1 else " layer of the stage"
     subtitles = {
@@ -125,6 +126,23 @@ def thinned(length: int, most: int) -> NDArray[np.int64]:
     return np.round(np.linspace(length - 1, 0, max(most, 1))).astype(np.int64)[::-1]
 
 
+def interval_means(values: Values, shown: NDArray[np.int64]) -> Values:
+    """`values` [T, ...] thinned to [len(shown), ...]: the arithmetic mean of all up to each index in `shown`, from the
+    one after the index before.
+
+    Arithmetic, though the axis is logarithmic: it is the rate per step over the interval, the number that W&B's rows
+    and the summary hold too. The geometric mean would hide a leap of one measurement in a hundred, and one measurement
+    without any change (RWC 0) would make it 0. (Ratios are logarithms already: their mean is geometric.)
+
+    An interval with a value that is not finite has none (NaN): charts mark it.
+    """
+    if not len(shown):
+        return values[shown]
+    starts = np.concatenate([[0], shown[:-1] + 1])
+    counts = np.diff(starts, append=shown[-1] + 1).reshape(-1, *[1] * (values.ndim - 1))
+    return np.asarray(np.add.reduceat(values[: shown[-1] + 1], starts, axis=0) / counts)
+
+
 def spec(name: str) -> dict[str, Any]:
     """The Vega-Lite spec of a chart in W&B's template language."""
     loaded: dict[str, Any] = json.loads((Path(__file__).parent / "specs" / f"{name}.json").read_text("utf-8"))
@@ -150,7 +168,9 @@ def _layer_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
     times = series.times[shown]
     return [
         [layer, depth, stage, start, time, _finite(value), role, block]
-        for start, time, row in zip(_starts(times), times.tolist(), series.values[shown].tolist(), strict=True)
+        for start, time, row in zip(
+            _starts(times), times.tolist(), interval_means(series.values, shown).tolist(), strict=True
+        )
         for depth, (layer, stage, value, role, block) in enumerate(
             zip(series.layers, series.stages, row, series.roles, series.blocks, strict=True)
         )
@@ -158,11 +178,11 @@ def _layer_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
 
 
 def _stage_rows(series: Series, shown: NDArray[np.int64]) -> list[Row]:
+    bands = np.stack([series.stage_means, series.stage_low, series.stage_high], 2)
     return [
-        [stage, order, time, *(_finite(float(numbers[row, order])) for numbers in bands)]
-        for row, time in zip(shown.tolist(), series.times[shown].tolist(), strict=True)
-        for order, stage in enumerate(series.stage_names)
-        for bands in [(series.stage_means, series.stage_low, series.stage_high)]
+        [stage, order, time, *map(_finite, numbers)]
+        for time, stages in zip(series.times[shown].tolist(), interval_means(bands, shown).tolist(), strict=True)
+        for order, (stage, numbers) in enumerate(zip(series.stage_names, stages, strict=True))
     ]
 
 
@@ -196,5 +216,5 @@ def _how_to_read(series: Series) -> dict[str, str]:
         "rwc_heatmap": runs + "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured.",
         "rwc_curves": runs + "A line that falls and stays low has stopped learning. Point at a line to see its layer.",
         "rwc_stages": f"Line: mean over the stage's layers{runs and f' and {series.runs} runs'}; {band}.",
-        "rwc_profile": runs + "Dots: the chosen measurement. Grey bars: the layer's range over all measurements.",
+        "rwc_profile": runs + "Dots: the chosen time. Grey bars: the layer's range over all times that are drawn.",
     }

@@ -47,10 +47,32 @@ def test_above_the_limit_the_title_says_how_much_is_shown() -> None:
     made = charts(series([made_up(layers=161, measurements=150)]), "a run")
     for chart in made.values():
         assert len(chart.rows) <= MOST_ROWS
-    assert made["rwc_heatmap"].strings["title"].endswith("(62 of 150 measurements shown)")
+    assert made["rwc_heatmap"].strings["title"].endswith("(means of 62 intervals of 150 measurements)")
     assert made["rwc_heatmap"].strings["title"].startswith("a run: ")
     assert "measurements" not in made["rwc_stages"].strings["title"]
     assert "measurements" not in charts(series([made_up()]))["rwc_heatmap"].strings["title"]
+
+
+def test_a_long_run_shows_the_means_of_intervals() -> None:
+    """Single measurements of noise would show 51 of 20,001 by chance; what is not finite marks its interval."""
+    history = made_up(layers=4, measurements=20_001, every=1)
+    noise = np.random.default_rng(0)
+    history.rwc[:] = np.exp(noise.normal(-5, 1, history.rwc.shape))
+    history.rwc[1_000:1_010, 1] = 0
+    history.rwc[7_000, 2], history.rwc[15_000, 3] = np.nan, np.inf
+    made = charts(series([history]), most_measurements=51)
+    rows = [row for row in made["rwc_heatmap"].rows if row[4] > 1]
+    assert [(row[3], row[4]) for row in rows[::4]][:2] == [(1, 401), (401, 801)]
+    expected = history.rwc[1:].astype(float).reshape(50, 400, 4).mean(1)
+    shown = np.array([row[5] for row in rows], float).reshape(50, 4)
+    np.testing.assert_allclose(shown, np.where(np.isfinite(expected), expected, np.nan), rtol=1e-12)
+    assert [tuple(place) for place in np.argwhere(np.isnan(shown))] == [(17, 2), (37, 3)]
+    # A chance measurement is off by a factor of e; the mean of 400 by a tenth.
+    known = shown[~np.isnan(shown)]
+    assert np.abs(known / np.exp(-4.5) - 1).max() < 0.4
+    stages = [row for row in made["rwc_stages"].rows if row[0] == history.stages[0] and row[2] == 401]
+    own = history.rwc[1:401, np.array(history.stages) == history.stages[0]].astype(float)
+    np.testing.assert_allclose(stages[0][3:], [own.mean(), own.min(1).mean(), own.max(1).mean()], rtol=1e-12)
 
 
 def test_what_was_not_measured_stays_blank_in_the_heat_map() -> None:

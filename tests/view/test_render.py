@@ -136,7 +136,7 @@ def test_the_page_says_what_is_odd_even_where_charts_leave_it_out(tmp_path: Path
     write_pictures(history, tmp_path)
     page = (tmp_path / "rwc.html").read_text("utf-8")
     assert f"<li>No finite value: {history.layers[1]} (1 of 2,000 measurements, first at step 10,020).</li>" in page
-    assert "(430 of 2,000 measurements shown)" in page
+    assert "(means of 430 intervals of 2,000 measurements)" in page
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:

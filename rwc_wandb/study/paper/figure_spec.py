@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rwc_wandb.view.charts import filled, spec, thinned, value_title
+from rwc_wandb.view.charts import filled, interval_means, spec, thinned, value_title
 from rwc_wandb.view.render import MOST_ROWS_LOCAL
 from rwc_wandb.view.series import Series
 
@@ -22,7 +22,7 @@ def figure(drawn: Series, title: str, subtitle: str, panels: Mapping[str, Sequen
         panels: panel title -> the stages whose layers it shows. A stage has the same colour in every panel.
     """
     shown = thinned(len(drawn.steps), MOST_ROWS_LOCAL // len(drawn.layers))
-    times, values = drawn.times[shown].tolist(), drawn.values[shown].tolist()
+    times, values = drawn.times[shown].tolist(), interval_means(drawn.values, shown).tolist()
     rows = [
         {"panel": panel, "layer": layer, "stage": stage, "time": time, "rwc": value if value > 0 else None}
         for panel, stages in panels.items()
