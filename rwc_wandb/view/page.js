@@ -19,6 +19,9 @@ const isPerLayer = chart => "layer" in tables[chart.table][0];
 const layerRows = tables[charts.find(isPerLayer).table];
 const isRatio = "ratio" in layerRows[0];
 const first = (rows, key) => [...new Map(rows.map(row => [row[key], row])).values()];
+const mean = values => values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+const lowest = values => values.length ? Math.min(...values) : null;
+const highest = values => values.length ? Math.max(...values) : null;
 const different = (rows, key) => [...new Set(rows.map(row => row[key]))];
 const layers = first(layerRows, "layer");
 const roles = different(layers, "role");
@@ -32,14 +35,23 @@ function state() {
   return Object.fromEntries(["role", "stage", "group", "colour"].map(name => [name, controls.elements[name].value]));
 }
 
-// The charts average the layers that have one name: a group is drawn by calling its layers alike.
+// A group is drawn as one layer: the mean of its layers at each time.
 function grouped(rows, group) {
   if (group !== "role" && group !== "stage") return rows;
   const other = group === "role" ? "stage" : "role";
+  const value = isRatio ? "ratio" : "rwc";
   const others = {};
-  for (const row of rows) (others[row[group]] ??= new Set()).add(row[other]);
+  const cells = new Map();
+  for (const row of rows) {
+    (others[row[group]] ??= new Set()).add(row[other]);
+    const key = JSON.stringify([row[group], row.time]);
+    if (!cells.has(key)) cells.set(key, {row, known: [], errors: []});
+    if (row[value] !== null) cells.get(key).known.push(row[value]);
+    if (isRatio && row.error !== null) cells.get(key).errors.push(row.error);
+  }
   const named = values => values.size === 1 ? [...values][0] : `${values.size} ${other}s`;
-  return rows.map(row => ({...row, layer: row[group], [other]: named(others[row[group]])}));
+  return [...cells.values()].map(({row, known, errors}) => ({...row, layer: row[group],
+    [other]: named(others[row[group]]), [value]: mean(known), ...(isRatio && {error: highest(errors)})}));
 }
 
 // One row for every stage and time, as the page's own table has them for all layers.
@@ -53,8 +65,7 @@ function stageRows(rows) {
   }
   return [...cells.values()].map(({known, ...cell}) => {
     const changing = known.filter(value => isRatio || value > 0);
-    return {...cell, mean: known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null,
-      low: changing.length ? Math.min(...changing) : null, high: changing.length ? Math.max(...changing) : null};
+    return {...cell, mean: mean(known), low: lowest(changing), high: highest(changing)};
   });
 }
 
@@ -79,9 +90,18 @@ function colourLines(spec, rows, field) {
   points.fill = {...described, legend: null};
 }
 
+// Vega writes into its rows: every chart gets its own.
+const copied = rows => rows.map(row => ({...row}));
+
 function prepared(chart) {
-  const {id, spec, table} = chart;
+  const {id, spec, compiled, table} = chart;
   const {role, stage, group, colour} = state();
+  if (!role && !stage && !group && colour === "depth") {
+    // As the page opens: compiled already, which saves a quarter of a second.
+    const own = structuredClone(compiled);
+    own.data.find(({name}) => name === "source_0").values = copied(tables[table]);
+    return {mode: "vega", own};
+  }
   const own = structuredClone(spec);
   let rows = chosenRows();
   if (!isPerLayer(chart)) rows = role || stage ? stageRows(rows) : tables[table];
@@ -93,9 +113,8 @@ function prepared(chart) {
   }
   const shown = [role && `role ${role}`, stage && `stage ${stage}`].filter(Boolean).join(", ");
   if (shown) own.title.text += ` (${shown})`;
-  // Vega writes into its rows: every chart gets its own.
-  own.data = {values: rows.map(row => ({...row}))};
-  return own;
+  own.data = {values: copied(rows)};
+  return {mode: "vega-lite", own};
 }
 
 async function draw() {
@@ -103,8 +122,9 @@ async function draw() {
   for (const chart of charts) {
     const {id} = chart;
     views[id]?.finalize();
+    const {mode, own} = prepared(chart);
     // Errors only (1): Vega warns of a mark that has no rows, and most runs have no zeros to mark.
-    const {view} = await vegaEmbed("#" + id, prepared(chart), {logLevel: 1, mode: "vega-lite", renderer: "canvas",
+    const {view} = await vegaEmbed("#" + id, own, {logLevel: 1, mode, renderer: "canvas",
       bind: `#${id}_controls`, actions: {export: true, source: false, compiled: false, editor: false}});
     views[id] = view;
     view.addEventListener("click", (_, item) => {

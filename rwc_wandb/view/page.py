@@ -39,6 +39,7 @@ def page(
     introduction: list[str],
     findings: list[str],
     specs: dict[str, dict[str, Any]],
+    compiled: dict[str, dict[str, Any]],
     made: dict[str, Chart],
     heights: dict[str, int],
     library: str,
@@ -50,6 +51,7 @@ def page(
         introduction: paragraphs, escaped as well.
         findings: what the run shows, a list; escaped as well.
         specs: chart name: its spec, filled and sized, without data.
+        compiled: chart name: what Vega-Lite makes of its spec with an empty list of values; the page opens with it.
         made: the charts' rows.
         heights: pixels of the rows of the heat map and the profile: lowest, highest, and typical of all together.
         library: JavaScript that defines `vegaEmbed`.
@@ -61,7 +63,7 @@ def page(
     for name, described in specs.items():
         table = ",".join(made[name].columns)
         tables.setdefault(table, _columnar(made[name]))
-        listed.append({"id": name, "spec": described, "table": table})
+        listed.append({"id": name, "spec": described, "compiled": compiled[name], "table": table})
     paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in introduction)
     found = "\n".join(f"<li>{html.escape(text)}</li>" for text in findings)
     places = "\n".join(f'<div class="chart"><div id="{id}_controls"></div><div id="{id}"></div></div>' for id in specs)

@@ -112,9 +112,15 @@ def _page(drawn: Series, made: dict[str, Chart], title: str, introduction: list[
     # What is higher than a screen comes last.
     order = sorted(made, key=lambda name: name in ROW_PER_LAYER and len(drawn.layers) * LOWEST_ROW > TYPICAL_HEIGHT)
     specs = {name: _sized(name, made[name], drawn) for name in order}
-    library = _vl_convert().javascript_bundle(vl_version=VEGA_LITE)
+    convert = _vl_convert()
+    without_rows: dict[str, Any] = {"data": {"values": []}}
+    compiled = {
+        name: convert.vegalite_to_vega(described | without_rows, vl_version=VEGA_LITE)
+        for name, described in specs.items()
+    }
+    library = convert.javascript_bundle(vl_version=VEGA_LITE)
     heights = {"lowest": LOWEST_ROW, "highest": HIGHEST_ROW, "typical": TYPICAL_HEIGHT}
-    return page(title, introduction, said, specs, made, heights, library)
+    return page(title, introduction, said, specs, compiled, made, heights, library)
 
 
 def concrete(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
@@ -145,6 +151,9 @@ def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
     # The file says version 5, for W&B; it means the same in the newer one that is bundled here.
     del described["$schema"]
     described["config"]["axis"]["labelLimit"] = LONGEST_NAME
+    if name != "rwc_map":
+        # It averages the runs of a W&B panel; here every layer has one row for each measurement.
+        assert "aggregate" in described["transform"].pop(0)
     if name == "rwc_map":
         columns = len(set(drawn.blocks))
         width = min(WIDTH, columns * WIDEST_CELL)

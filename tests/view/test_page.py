@@ -172,3 +172,33 @@ said.push(names("rwc_ratio", "layer"), rows("rwc_ratio_stages").map(row => row.m
     ratio = np.log2(ours.rwc[:, [3, 6, 9]].astype(float) / theirs.rwc[:, [3, 6, 9]])
     np.testing.assert_allclose(np.reshape(means, (4, 3)), ratio, rtol=1e-3, atol=1e-6)
     assert hidden
+
+
+def test_of_a_comparison_too_rows_are_the_means_of_roles(tmp_path: Path) -> None:
+    ours, theirs = transformer(blocks=3, measurements=4), transformer(blocks=3, measurements=4, seed=1)
+    write_comparison(compare([ours], [theirs]), tmp_path, "one against other")
+    script = """
+await choose({group: "role"});
+said.push(rwcViews.rwc_ratio.scale("y").domain(), rows("rwc_ratio").filter(row => row.layer === "mlp"));
+"""
+    roles, of_mlp = act_in(tmp_path / "rwc_ratio.html", script)
+    assert roles == ["embed", "attention.query", "attention.value", "mlp", "head"]
+    ratio = np.log2(ours.rwc[:, [3, 6, 9]].astype(float) / theirs.rwc[:, [3, 6, 9]])
+    np.testing.assert_allclose([row["ratio"] for row in of_mlp], ratio.mean(1), rtol=1e-3, atol=1e-6)
+    assert {row["stage"] for row in of_mlp} == {"3 stages"}
+
+
+def test_the_page_opens_with_the_pictures_that_the_browser_makes_of_the_specs(tmp_path: Path) -> None:
+    script = """
+const ids = ["rwc_map", "rwc_curves", "rwc_stages"];
+const pictures = () => ids.map(id => document.querySelector(`#${id} canvas`).toDataURL());
+const opened = pictures();
+// These three show the same, compiled in the browser.
+await choose({group: "by role"});
+said.push(pictures().map((picture, index) => picture === opened[index]));
+await choose({role: "mlp"});
+said.push(pictures().map((picture, index) => picture === opened[index]));
+"""
+    same, different = act(transformer(blocks=3, measurements=4), tmp_path, script)
+    assert same == [True] * 3
+    assert different == [False] * 3
