@@ -25,7 +25,7 @@ from rwc_wandb.study.train.output import read_result
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 PAPER = ["resnet18.yaml", "vgg19_bn.yaml", "alexnet-cifar10.yaml", "alexnet-cifar100.yaml", "alexnet-mnist.yaml"]
-FILES = [*PAPER, "quick.yaml", "early-terminate.yaml"]
+FILES = [*PAPER, "quick.yaml", "early-terminate.yaml", "alexnet-fashion_mnist-cpu.yaml"]
 # Typed off the paper: architecture, data set, learning rate, momentum, weight decay.
 TABLE_1 = """
 resnet18 cifar10       0.1   0.9 0.0001
@@ -43,7 +43,7 @@ alexnet  fashion_mnist 0.1   0.9 0.0001
 """
 SEEDS = (0, 42, 123, 1000, 1234)
 SLOW = "RWC_SLOW" in os.environ
-"""Whether the real agent runs all six files with two seeds each, which takes minutes."""
+"""Whether the real agent runs all files with two seeds each, which takes minutes."""
 
 
 def shrunk(name: str, folder: Path, seeds: int) -> Path:
