@@ -5,15 +5,15 @@ from __future__ import annotations
 import atexit
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from rwc_wandb.measure.choice import LayerChoice
 from rwc_wandb.measure.distributed.ranks import current_rank, join_ranks, world_size
-from rwc_wandb.measure.layers import Models, as_module, find_layers
+from rwc_wandb.measure.layers import Layer, Models, as_module, find_layers
 from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.measure.sampled_layers import SampleChoice, advise, with_samples
 from rwc_wandb.measure.steps.optimizers import torch_optimizers
 from rwc_wandb.options import check_options, refused
 
@@ -36,6 +36,7 @@ def watch(
     alert_above: float | None = None,
     alert_below: float | None = None,
     share: bool = False,
+    sample: SampleChoice = None,
 ) -> Monitor:
     """Measure the Relative Weight Change of every layer as `optimizer` steps, and log it to W&B.
 
@@ -69,6 +70,11 @@ def watch(
             not finite always send one.
         share: under DDP, divide the measuring among the ranks: each holds and compares 1/N of the weights, and their
             sums are added up once per row. Every rank must then call `watch`.
+        sample: of each layer with more weights than that (65_536, say), draw at most so many at random, anew for every
+            row, and keep and compare only these: for models whose snapshots would take too much memory. RWC is then an
+            estimate, `history.rwc_error` its standard error, which is about 1 % of it; weights that are not finite are
+            noticed among those drawn only. A dict gives a number, or None for all, to the layers in whose names a
+            regular expression is found, the first that is: `{"embed": None, "": 65_536}`.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
@@ -96,10 +102,14 @@ def watch(
     check_options(
         every=every, log_every=log_every, histogram_every=histogram_every, stages=stages, prefix=prefix,
         rows=rows, alert_above=alert_above, alert_below=alert_below, share=share,
+        sample=sample,
     )  # fmt: skip
     optimizers = torch_optimizers(optimizer)
     module = as_module(model)
-    find = partial(find_layers, module, layers, stages)
+
+    def find(optimizers: Sequence[torch.optim.Optimizer]) -> list[Layer]:
+        return with_samples(find_layers(module, layers, stages, optimizers), sample)
+
     tracked = find(optimizers)
     is_joint = world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked))
     ranks = join_ranks(tracked, share, every, log_every) if is_joint else None
@@ -111,6 +121,8 @@ def watch(
                 "says that you know.",
                 stacklevel=2,
             )
+    if current_rank() == 0 or is_joint:
+        advise(tracked)
     rows_of_run = None
     if run is not False and current_rank() == 0:
         from rwc_wandb.log.rows import RunRows

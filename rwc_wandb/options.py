@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def optional(kind: Kind, none: str = "none", takes: str = "") -> Kind:
 
 
 COUNT = whole(1)
+SAMPLE = optional(whole(2, 30), takes="a whole number of weights from 2, or None for all of them")
 _LIMIT = optional(Kind("", (float, int), lambda value: value > 0), takes="a number above 0, or None for no alert")
 _WATCH = {
     "every": COUNT,
@@ -70,9 +71,23 @@ _WATCH = {
     "rows": Kind('"attached" or "own"', (str,), lambda value: value in ("attached", "own")),
     "alert_above": _LIMIT,
     "alert_below": _LIMIT,
+    "sample": Kind(
+        f"{SAMPLE.takes}, or a dict from regular expressions for layer names to them",
+        (int, Mapping, NONE),
+        lambda value: SAMPLE.fits(value) or _is_dict_of_samples(value),
+    ),
     "share": Kind("True or False", (bool,)),
 }
 """Option of `watch` -> what it takes."""
+
+
+def _is_dict_of_samples(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and SAMPLE.fits(value[key]) for key in value):
+        return False
+    try:
+        return all(re.compile(key) for key in value)
+    except re.error:
+        return False
 
 
 def check_options(**options: Any) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType, TracebackType
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.launch.finding import Finder
-from rwc_wandb.options import COUNT
+from rwc_wandb.options import COUNT, SAMPLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layers", type=_layers, default="weights", help='"weights" (default), "all", or a regular expression'
+    )
+    parser.add_argument(
+        "--sample",
+        type=_weights_or_none,
+        help="measure layers with more than so many weights from a random sample of as many (default: all weights)",
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="run a module, as python -m does")
     parser.add_argument(
@@ -63,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         log_every=arguments.log_every,
         histogram_every=arguments.histogram_every,
         layers=arguments.layers,
+        sample=arguments.sample,
     )
     exit_code = 1
     try:
@@ -127,6 +133,16 @@ def _steps(word: str) -> int:
 
 def _steps_or_none(word: str) -> int | None:
     return None if word == "none" else _steps(word)
+
+
+def _weights_or_none(word: str) -> int | None:
+    try:
+        count: int | None = SAMPLE.parse(word)
+    except ValueError:
+        count = 0
+    if not SAMPLE.fits(count):
+        raise argparse.ArgumentTypeError(f'{word!r} is no whole number of weights from 2, nor "none" for all of them')
+    return count
 
 
 def _layers(word: str) -> str:

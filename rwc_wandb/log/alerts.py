@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwc_wandb.measure.delivery import Window
-from rwc_wandb.measure.series.history import mean_of_known
+from rwc_wandb.measure.series.trends import mean_of_known
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -20,7 +20,8 @@ from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.file import SeriesFile
-from rwc_wandb.measure.series.history import file_of, mean_of_moving
+from rwc_wandb.measure.series.history import file_of
+from rwc_wandb.measure.series.trends import mean_of_moving
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -68,6 +69,7 @@ class RunRows(Delivery):
         self.prefix = prefix = self._watched.free_prefix(prefix)
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
         self._rows: RowMode = "own" if run.settings.mode == "shared" else rows
+        self._estimated = _estimated(layers)
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
         self._histogram_prefix = "hist" if prefix == "rwc" else f"{prefix}_hist"
         self._name_keys()
@@ -157,6 +159,8 @@ class RunRows(Delivery):
     def _open_file(self) -> None:
         if self.file is None and not self.run.disabled:
             self.file = SeriesFile(Path(self.run.dir) / file_of(self.prefix))
+            if self._estimated:
+                self.run.config.update({f"{self.prefix}_estimated": self._estimated}, allow_val_change=True)
 
     def _has_own_rows(self) -> bool:
         # A `LateRun` is decided when it is asked something that only a run knows.
@@ -175,6 +179,19 @@ class RunRows(Delivery):
             row[key] = float(mean_of_moving(means[indices]))
         row[f"{self.prefix}/step"] = sums.step
         return row
+
+
+def _estimated(layers: Sequence[Layer]) -> dict[str, Any]:
+    """What the run's configuration says of values that are estimates; {} where none is."""
+    samples = {layer.name: layer.sample for layer in layers if layer.sample is not None}
+    if not samples:
+        return {}
+    sizes = sorted(set(samples.values()))
+    return {
+        "layers": len(samples),
+        "of_layers": len(layers),
+        "weights_of_each": sizes[0] if len(sizes) == 1 else sizes,
+    }
 
 
 def _sums(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwc_wandb.measure.series.history import History, mean_of_known
-from rwc_wandb.measure.series.trends import depth_trend, levelled_off
+from rwc_wandb.measure.series.history import History
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off, mean_of_known
 from rwc_wandb.view.findings import findings_of
 
 NOTHING = "Nothing stands out."

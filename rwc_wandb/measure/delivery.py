@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.device.readback import Arrived
-from rwc_wandb.measure.kernels import Statistic, rates
+from rwc_wandb.measure.kernels import EXACT, Statistic, errors, rates
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.file import SeriesFile
 from rwc_wandb.measure.series.history import History
@@ -26,11 +26,14 @@ class Window:
     Attributes:
         steps: int64 [n], the optimizer steps.
         rwc, rwc_elementwise: float32 [n, L].
+        rwc_error: float32 [n, L], as in `History`. One sample is behind all of a window, so its errors are alike: that
+            of the mean of `rwc` is at most their mean.
     """
 
     steps: NDArray[np.int64]
     rwc: NDArray[np.float32]
     rwc_elementwise: NDArray[np.float32]
+    rwc_error: NDArray[np.float32]
 
 
 class MonitoringStopped(UserWarning):
@@ -69,7 +72,10 @@ class Delivery:
 
     def take_in(self, arrived: Arrived) -> None:
         rwc, rwc_elementwise = rates(arrived.statistics)
-        self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy())
+        rwc_error = errors(arrived.statistics) if arrived.statistics.shape[-1] > EXACT else None
+        self.history.append(
+            arrived.steps, rwc.numpy(), rwc_elementwise.numpy(), None if rwc_error is None else rwc_error.numpy()
+        )
         nonfinite = arrived.statistics[..., Statistic.NONFINITE].numpy()
         if not self.alerted and nonfinite.any():
             slot, index = np.argwhere(nonfinite)[0].tolist()
@@ -90,7 +96,8 @@ class Delivery:
         since, self.rows_until = self.rows_until, len(self.history)
         if since < self.rows_until:
             history = self.history
-            window = Window(history.steps[since:], history.rwc[since:], history.rwc_elementwise[since:])
+            rates_since = (history.rwc[since:], history.rwc_elementwise[since:], history.rwc_error[since:])
+            window = Window(history.steps[since:], *rates_since)
             self._log(partial(self.log_row, window))
 
     def end(self) -> None:

@@ -43,6 +43,7 @@ class Layer:
         role: its name without the numbers of the blocks that repeat: `self_attn.q_proj`. See `roles_and_blocks`.
         block: its place in the repetition, 0 first; None: it does not repeat.
         kind: what its module is: "convolution", "depthwise", "linear", "embedding" and so on. See `kind_of`.
+        sample: how many of its weights are measured, drawn at random; None: all of them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Layer:
     role: str
     block: int | None
     kind: str
+    sample: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.histograms import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.series.state import Snapshot
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.tracked import TrackedWeights
 
+MOST_DRAWS = 1 << 31
 SECONDS_ON_DEVICE = 20.0
 """Measurements are sent to the host after that long, though no row is due."""
 
@@ -82,6 +84,7 @@ class Measuring:
             self._sent_at = time.monotonic()
         if is_row:
             self._in_row = 0
+            self.tracked.draw((self.tracked.drawn + 1) % MOST_DRAWS)
         self.receive()
 
     def receive(self) -> None:
@@ -115,22 +118,31 @@ class Measuring:
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the snapshots."""
-        return {"in_row": self._in_row, "jumped": sorted(self._jumped)}
+        return {"in_row": self._in_row, "jumped": sorted(self._jumped), "drawn": self.tracked.drawn}
 
-    def resume(self, snapshots: dict[int, Tensor], counters: dict[str, Any]) -> None:
+    def resume(self, snapshots: dict[int, Snapshot], counters: dict[str, Any]) -> None:
         """Go on from a checkpoint; what was measured here before belongs to another series."""
         if self.tracked.changed():
             self.tracked.follow()
         self._readback = self._new_readback()
-        for index, snapshot in snapshots.items():
-            self.tracked.restore(index, snapshot)
+        self.tracked.draw(counters.get("drawn", 0))
+        fitting = {index for index, snapshot in snapshots.items() if self.tracked.restore(index, snapshot)}
+        if others := sorted(set(snapshots) - fitting):
+            warnings.warn(
+                f"rwc_wandb: the state was saved with other samples of {len(others)} layers "
+                f"({_listed([self._layers[index].name for index in others])}): their RWC is NaN once, and then of "
+                "this run's. The same sample= and the same sharding avoid that.",
+                stacklevel=2,
+            )
         # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
-        unknown = set(range(len(self._layers))) - set(snapshots)
+        unknown = set(range(len(self._layers))) - fitting
         self._in_row = counters["in_row"]
         self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
 
     def _new_readback(self) -> ReadBack:
-        return ReadBack(len(self._layers), self._ranks, self._take_in, self._delivery.take_histograms)
+        return ReadBack(
+            (len(self._layers), self.tracked.columns), self._ranks, self._take_in, self._delivery.take_histograms
+        )
 
     def _take_in(self, arrived: Arrived) -> None:
         self._count.step -= arrived.skipped
@@ -141,9 +153,13 @@ class Measuring:
         jumped, changed = self.tracked.follow()
         self._jumped |= jumped
         if changed:
-            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({names}) were replaced, resized or removed before "
-                f"step {self._count.step}: their snapshots are taken anew and their RWC at this step is NaN.",
+                f"rwc_wandb: the weights of {len(changed)} layers ({_listed(changed)}) were replaced, resized or "
+                f"removed before step {self._count.step}: their snapshots are taken anew and their RWC at this step is "
+                "NaN.",
                 stacklevel=2,
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

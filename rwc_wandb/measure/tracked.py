@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,12 @@ from rwc_wandb.measure.device.group import DeviceGroup, device_groups
 from rwc_wandb.measure.distributed.pieces import Piece, pieces
 from rwc_wandb.measure.distributed.ranks import Ranks, finished
 from rwc_wandb.measure.distributed.sharding import settle
+from rwc_wandb.measure.kernels import EXACT, Statistic
+from rwc_wandb.measure.kernels.sampling import Sample, key_of
 from rwc_wandb.measure.layers import Layer, find_layers
+from rwc_wandb.measure.series.state import Snapshot
 
+SEED = 0
 _local = operator.attrgetter("_local_tensor")
 """What `to_local` of a DTensor returns after a microsecond: too long for every layer at every step."""
 
@@ -26,6 +31,8 @@ class TrackedWeights:
     Attributes:
         groups: with a snapshot of every piece.
         gone: indices of the layers that have left the model.
+        drawn: the number of the draw that samples are of.
+        columns: how many columns of `Statistic` the groups have; the same on every rank.
     """
 
     def __init__(
@@ -43,9 +50,17 @@ class TrackedWeights:
         self._histograms = histograms
         self._ranks = ranks
         self._share = share
+        self.drawn = 0
+        self.columns = EXACT if all(layer.sample is None for layer in layers) else len(Statistic)
         self.gone = {index for index, layer in enumerate(layers) if not layer.path}
         self._note()
         self.groups = self._new_groups()
+
+    def draw(self, number: int) -> None:
+        """Compare other elements of the layers that are sampled, from here on: with what they are now."""
+        self.drawn = number
+        for group in self.groups:
+            group.draw(number)
 
     def changed(self) -> bool:
         """Whether a weight was replaced, resized or moved since the last look; a few dictionary look-ups per layer."""
@@ -64,7 +79,7 @@ class TrackedWeights:
             and of those that have left. What was only moved keeps its snapshot.
         """
         gone = set(self.gone)
-        before = self.snapshots()
+        before, samples = self.snapshots(), self._samples
         present = find_layers(self._model, lambda name, parameter: True)
         by_identity = {id(layer.parameter): layer for layer in present}
         by_name = {layer.name: layer for layer in present}
@@ -86,7 +101,8 @@ class TrackedWeights:
         for index, snapshot in self.snapshots().items():
             if index in jumped | self.gone:
                 continue
-            if index in before and before[index].shape == snapshot.shape:
+            is_known = index in before and before[index].shape == snapshot.shape
+            if is_known and samples[index] == self._samples[index]:
                 snapshot.copy_(before[index])
             else:
                 jumped.add(index)
@@ -99,29 +115,56 @@ class TrackedWeights:
     def moved(self) -> set[int]:
         """Indices of the layers whose weights, on this rank, are no longer those of their snapshots. Waits for the
         device: not for a step."""
-        return {i for i, snapshot in self.snapshots().items() if not _are_same(self._pieces[i].weight, snapshot)}
+        return {
+            index
+            for group in self.groups
+            for index, now, snapshot in zip(group.indices, group.values(), group.snapshots, strict=True)
+            if not _are_same(now, snapshot)
+        }
 
-    def whole_snapshots(self) -> dict[str, Tensor]:
+    def whole_snapshots(self) -> dict[str, Snapshot]:
         """By name, the snapshots of whole layers on the host of rank 0, {} on others. All ranks must call it."""
         mine = self.snapshots()
-        if self._ranks is None:
-            return {self._layers[index].name: snapshot.cpu().clone() for index, snapshot in mine.items()}
-        found = {}
+        found: dict[str, Snapshot] = {}
         for index, layer in enumerate(self._layers):
+            sample, piece = self._samples[index], self._pieces[index]
+            if self._ranks is None and sample is None:
+                if index in mine:
+                    found[layer.name] = mine[index].cpu().clone()
+                continue
             # Every element is on one rank and 0 elsewhere: their sum is the layer.
-            whole = torch.zeros(layer.shape, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
+            shape = layer.shape if sample is None else (sample.slots,)
+            whole = torch.zeros(shape, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
             if index in mine:
-                self._pieces[index].write(whole, mine[index].cpu().to(whole.dtype))
-            finished(self._ranks.sum(whole), self._ranks.patience())
-            if self._ranks.rank == 0:
-                found[layer.name] = whole.to(layer.parameter.dtype)
+                part = mine[index].cpu().to(whole.dtype)
+                piece.write(whole, part) if sample is None else sample.write(whole, part, self.drawn)
+            if self._ranks is not None:
+                finished(self._ranks.sum(whole), self._ranks.patience())
+            whole = whole.to(layer.parameter.dtype)
+            if self._ranks is None or self._ranks.rank == 0:
+                found[layer.name] = whole if sample is None else {"values": whole, **self._drawn_from(index)}
         return found
 
-    def restore(self, index: int, whole: Tensor) -> None:
-        """Make `whole` what the layer's next measurement compares with."""
-        snapshot = self.snapshots().get(index)
-        if snapshot is not None:
-            snapshot.copy_(self._pieces[index].part_of(whole).reshape(snapshot.shape))
+    def restore(self, index: int, snapshot: Snapshot) -> bool:
+        """Make a whole layer's snapshot what its next measurement compares with. False: it is none of this layer, whose
+        sample is another or not of the same elements."""
+        sample, mine = self._samples[index], self.snapshots().get(index)
+        if mine is None:
+            return True
+        if isinstance(snapshot, Tensor):
+            if sample is not None:
+                return False
+            mine.copy_(self._pieces[index].part_of(snapshot).reshape(mine.shape))
+            return True
+        if sample is None or {key: snapshot[key] for key in ("count", "key", "order")} != self._drawn_from(index):
+            return False
+        mine.copy_(snapshot["values"][sample.first : sample.last])
+        return True
+
+    def _drawn_from(self, index: int) -> dict[str, Any]:
+        """What tells the elements of a layer's draw, besides its number."""
+        sample = self._samples[index]
+        return {} if sample is None else {"count": sample.count, "key": sample.key, "order": self._pieces[index].order}
 
     def _new_groups(self) -> list[DeviceGroup]:
         if self._ranks is None and (sharded := [layer.name for layer in self._layers if layer.spread.is_sharded]):
@@ -129,7 +172,18 @@ class TrackedWeights:
         rank, size = (self._ranks.rank, self._ranks.size) if self._ranks else (0, 1)
         spread = [(layer.parameter, layer.spread) for layer in self._layers]
         self._pieces: list[Piece] = pieces(spread, rank, size, self._share)
-        return device_groups([piece.weight for piece in self._pieces], self._log_every, self._histograms)
+        self._samples = [self._sample(*pair) for pair in zip(self._layers, self._pieces, strict=True)]
+        weights = [piece.weight for piece in self._pieces]
+        groups = device_groups(weights, self._log_every, self._histograms, self._samples)
+        for group in groups:
+            group.draw(self.drawn)
+        return groups
+
+    def _sample(self, layer: Layer, piece: Piece) -> Sample | None:
+        if layer.sample is None or layer.sample >= layer.size:
+            return None
+        start = piece.start() if piece.weight.numel() else 0
+        return Sample(layer.size, layer.sample, key_of(SEED, layer.name), start, start + piece.weight.numel())
 
     def _note(self) -> None:
         edges = [edge for layer in self._layers for edge in layer.path]

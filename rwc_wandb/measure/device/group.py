@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwc_wandb.measure.device.host_copy import HostCopy, HostMemory, StreamOrder
-from rwc_wandb.measure.kernels import Reduction, Statistic, reduction_for
+from rwc_wandb.measure.kernels import (
+    EXACT,
+    Reduction,
+    SampledReduction,
+    Statistic,
+    reduction_for,
+    sampled_reduction_for,
+)
 from rwc_wandb.measure.kernels.flat_memory import is_dense
+from rwc_wandb.measure.kernels.sampled_reference import SinglePrecisionSampledReduction
+from rwc_wandb.measure.kernels.sampling import Sample
 from rwc_wandb.measure.kernels.single_precision import SinglePrecisionReduction, has_float64
 
 HISTOGRAM_BINS = 64
@@ -24,38 +33,65 @@ class DeviceGroup:
 
     Args:
         histograms: whether `histograms` will be called: what it needs is then compiled here.
+        samples: what is drawn from each of the layers; None: all of each is measured. Then call `draw` first.
     """
 
     def __init__(
-        self, indices: Sequence[int], weights: Sequence[Tensor], capacity: int, histograms: bool = False
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Tensor],
+        capacity: int,
+        histograms: bool = False,
+        samples: Sequence[Sample] | None = None,
     ) -> None:
         self.indices = list(indices)
         # Reductions read memory in order: a weight with gaps (a slice, an expanded tensor) is copied before each.
         self._gapped = [(weight, weight.contiguous()) for weight in weights if not is_dense(weight)]
         copies = iter(copy for _, copy in self._gapped)
         self.weights = [weight if is_dense(weight) else next(copies) for weight in weights]
-        # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
-        self._snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
         device = self.weights[0].device
         self._order = StreamOrder(device)
         self._host_memory = HostMemory()
         self._first_rows: list[int] | None = None
-        self.reduction: Reduction
-        if has_float64(device):
-            bins = HISTOGRAM_BINS if histograms else None
-            self.reduction = reduction_for(self.weights, self._snapshots, bins)
-            rows, dtype = len(self.weights), torch.float64
+        self._sampled: SampledReduction | None = None
+        rows, dtype = len(self.weights), torch.float64
+        bins = HISTOGRAM_BINS if histograms else None
+        self.reduction: Reduction | SampledReduction
+        if samples is not None:
+            if has_float64(device):
+                self._sampled = sampled_reduction_for(self.weights, samples, bins)
+            else:
+                self._sampled = reduction = SinglePrecisionSampledReduction(self.weights, samples)
+                self._first_rows, rows, dtype = reduction.first_rows, reduction.rows, torch.float32
+            self.reduction = self._sampled
+            self._snapshots = self._sampled.snapshots
         else:
-            self.reduction = SinglePrecisionReduction(self.weights, self._snapshots)
-            self._first_rows = self.reduction.first_rows
-            rows, dtype = self.reduction.rows, torch.float32
-        self.buffer = torch.zeros(capacity, rows, len(Statistic), dtype=dtype, device=device)
+            # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
+            self._snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
+            if has_float64(device):
+                self.reduction = reduction_for(self.weights, self._snapshots, bins)
+            else:
+                self.reduction = exact = SinglePrecisionReduction(self.weights, self._snapshots)
+                self._first_rows, rows, dtype = exact.first_rows, exact.rows, torch.float32
+        columns = EXACT if samples is None else len(Statistic)
+        self.buffer = torch.zeros(capacity, rows, columns, dtype=dtype, device=device)
 
     @property
     def snapshots(self) -> list[Tensor]:
         """What the next measurement compares with, one per layer."""
         self._order.follow()
         return self._snapshots
+
+    def draw(self, number: int) -> None:
+        """Compare other elements from here on, where samples are drawn: with what they are now."""
+        if self._sampled is not None:
+            self._refresh()
+            self._sampled.draw(number)
+
+    def values(self) -> list[Tensor]:
+        """The weights as they are now, like `snapshots`."""
+        self._refresh()
+        return self.weights if self._sampled is None else self._sampled.values()
 
     def measure(self, slot: int) -> None:
         self._refresh()
@@ -93,21 +129,32 @@ class GroupStatistics:
         return self._copy.arrived()
 
     def write(self, statistics: NDArray[np.float64]) -> None:
-        """Write this group's layers into `statistics` (float64 [n, L, 5]); waits for what is not there yet."""
+        """Write this group's layers and columns into `statistics` (float64 [n, L, 5 or 8]); waits for what is not there
+        yet."""
         (rows,) = (tensor.numpy() for tensor in self._copy.wait())
         if self._first_rows is not None:
             rows = np.add.reduceat(rows, self._first_rows, axis=1, dtype=np.float64)
-        statistics[:, self._indices] = rows
+        statistics[:, self._indices, : rows.shape[-1]] = rows
         self._copy.release()
 
 
-def device_groups(weights: Sequence[Tensor], row: int, histograms: bool = False) -> list[DeviceGroup]:
-    """One group per device and dtype among `weights`, for rows of `row` measurements; empty weights are in none."""
-    indices_of: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, weight in enumerate(weights):
+def device_groups(
+    weights: Sequence[Tensor], row: int, histograms: bool = False, samples: Sequence[Sample | None] | None = None
+) -> list[DeviceGroup]:
+    """One group per device and dtype among `weights`, and another for those of which samples are drawn, for rows of
+    `row` measurements; empty weights are in none."""
+    indices_of: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
+    drawn = samples or [None] * len(weights)
+    for index, (weight, sample) in enumerate(zip(weights, drawn, strict=True)):
         if weight.numel():
-            indices_of.setdefault((weight.device, weight.dtype), []).append(index)
+            indices_of.setdefault((weight.device, weight.dtype, sample is not None), []).append(index)
     return [
-        DeviceGroup(indices, [weights[index] for index in indices], min(row, MOST_BUFFERED), histograms)
-        for indices in indices_of.values()
+        DeviceGroup(
+            indices,
+            [weights[index] for index in indices],
+            min(row, MOST_BUFFERED),
+            histograms,
+            [sample for index in indices if (sample := drawn[index]) is not None] if is_sampled else None,
+        )
+        for (*_, is_sampled), indices in indices_of.items()
     ]

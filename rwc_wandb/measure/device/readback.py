@@ -48,7 +48,7 @@ class Arrived:
 
     Attributes:
         steps: the optimizer steps.
-        statistics: float64 [n, L, 5], columns as in `Statistic`; NaN where a layer jumped.
+        statistics: float64 [n, L, 5 or 8], columns as in `Statistic`; NaN where a layer jumped.
         skipped: how many of the optimizer's calls turned out to have been skipped.
         ends_row: whether a row is due.
     """
@@ -63,10 +63,10 @@ class _Part:
     """Measurements on their way to the host from the buffers of one set of groups."""
 
     def __init__(
-        self, measurements: list[Measurement], groups: Sequence[DeviceGroup], layers: int, memory: HostMemory
+        self, measurements: list[Measurement], groups: Sequence[DeviceGroup], shape: tuple[int, int], memory: HostMemory
     ) -> None:
         self.measurements = measurements
-        self._layers = layers
+        self._shape = shape
         self._statistics = [group.read(len(measurements)) for group in groups]
         skips = [skip.reshape(()) for measurement in measurements for skip in measurement.skips]
         self._skips = HostCopy([torch.stack([skip.to(skips[-1]) for skip in skips])], memory) if skips else None
@@ -75,10 +75,10 @@ class _Part:
         return all(part.arrived() for part in self._statistics) and (self._skips is None or self._skips.arrived())
 
     def packed(self) -> NDArray[np.float64]:
-        """float64 [n, 5 L + 1]: the statistics, and the number of skipped calls. Waits for what is not there yet."""
+        """float64 [n, L columns + 1]: the statistics, and the number of skipped calls. Waits for what is not there."""
         # In numpy: torch would wake threads for this, which training needs.
         count = len(self.measurements)
-        statistics = np.zeros((count, self._layers, len(Statistic)))
+        statistics = np.zeros((count, *self._shape))
         skipped = np.zeros((count, 1))
         for part in self._statistics:
             part.write(statistics)
@@ -107,19 +107,19 @@ class ReadBack:
     """Takes measurements from device to host, in order; all ranks' where there are several.
 
     Args:
-        layers: their number L.
+        shape: the numbers of layers, L, and of columns of `Statistic`.
         deliver: called with the measurements that have arrived.
         deliver_histograms: called with the histograms of a step.
     """
 
     def __init__(
         self,
-        layers: int,
+        shape: tuple[int, int],
         ranks: Ranks | None,
         deliver: Callable[[Arrived], None],
         deliver_histograms: Callable[[Histograms], None],
     ) -> None:
-        self._layers = layers
+        self._shape = shape
         self._ranks = ranks
         self._deliver = deliver
         self._deliver_histograms = deliver_histograms
@@ -149,7 +149,7 @@ class ReadBack:
     def leave(self, groups: Sequence[DeviceGroup]) -> None:
         """Start copying what is in these groups' buffers; the next measurement may go to their first slot."""
         if self._taken:
-            self._parts.append(_Part(self._taken, groups, self._layers, self._memory))
+            self._parts.append(_Part(self._taken, groups, self._shape, self._memory))
             self._taken = []
 
     def send(self, groups: Sequence[DeviceGroup], ends_row: bool) -> None:
@@ -218,9 +218,9 @@ class ReadBack:
 
     def _unpacked(self, batch: _Batch) -> Arrived:
         if batch.packed is None:
-            return Arrived([], torch.empty(0, self._layers, len(Statistic), dtype=torch.float64), 0, batch.ends_row)
+            return Arrived([], torch.empty(0, *self._shape, dtype=torch.float64), 0, batch.ends_row)
         measurements = [measurement for part in batch.parts for measurement in part.measurements]
-        statistics = batch.packed[:, :-1].unflatten(1, (self._layers, len(Statistic)))
+        statistics = batch.packed[:, :-1].unflatten(1, self._shape)
         # Every rank counts the same calls.
         counts = batch.packed[:, -1].numpy() / (self._ranks.size if self._ranks else 1)
         skips = counts.round().astype(int).tolist()

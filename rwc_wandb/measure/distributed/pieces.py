@@ -6,7 +6,7 @@ rank only, and `ranks.Ranks` adds the sums up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,15 @@ class Piece:
         weight: a view of the weights; without elements where other ranks measure them.
         part_of: from a tensor of the whole layer's shape, its elements that stand where `weight` has its own.
         write: into a contiguous tensor of the whole layer's shape, on the host, a tensor like `weight` where it stands.
+        start: the number of the layer's elements before `weight`, in an order in which every rank's are consecutive.
+        order: what this order is; "" for that of the layer's indices, which any number of ranks have in common.
     """
 
     weight: Tensor
     part_of: Callable[[Tensor], Tensor]
     write: Callable[[Tensor, Tensor], object]
+    start: Callable[[], int] = lambda: 0
+    order: str = ""
 
 
 def pieces(tensors: Sequence[tuple[Tensor, Spread]], rank: int = 0, size: int = 1, share: bool = False) -> list[Piece]:
@@ -71,7 +75,7 @@ def _flat_piece(tensor: Tensor, shard: FlatShard) -> Piece:
     def write(whole: Tensor, part: Tensor) -> None:
         whole.view(-1)[start:stop] = part
 
-    return Piece(weight, lambda whole: whole.flatten()[start:stop], write)
+    return Piece(weight, lambda whole: whole.flatten()[start:stop], write, lambda: start)
 
 
 def _dtensor_piece(tensor: DTensor) -> Piece:
@@ -92,16 +96,29 @@ def _dtensor_piece(tensor: DTensor) -> Piece:
         spread = DTensor.from_local(whole.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
         return spread.redistribute(placements=placements).to_local()
 
-    def write(whole: Tensor, part: Tensor) -> None:
+    def indices(shape: Sequence[int]) -> Iterator[Tensor]:
         # A shard is what some indices of each dimension select: as many numbers as the dimensions are long.
-        indices = []
-        for dim, length in enumerate(whole.shape):
+        for dim, length in enumerate(shape):
             own = [place if getattr(place, "dim", None) == dim else Replicate() for place in placements]
-            along = torch.arange(length).view([-1 if one == dim else 1 for one in range(whole.dim())])
-            indices.append(part_of(along, own).cpu())
-        whole[tuple(indices)] = part
+            along = torch.arange(length).view([-1 if one == dim else 1 for one in range(len(shape))])
+            yield part_of(along, own).cpu()
 
-    return Piece(weight, part_of, write)
+    def write(whole: Tensor, part: Tensor) -> None:
+        whole[tuple(indices(whole.shape))] = part
+
+    def start() -> int:
+        # Block by block: those before along the first dimension, within its own part of that along the second, ...
+        before, inside, rest = 0, 1, tensor.numel()
+        for length, along in zip(tensor.shape, indices(tensor.shape), strict=True):
+            rest //= length
+            before += int(along.flatten()[0]) * inside * rest
+            inside *= along.numel()
+        return before
+
+    sharded = [(place, size) for place, size in zip(placements, mesh.shape, strict=True) if not place.is_replicate()]
+    is_by_rows = all(getattr(place, "dim", 0) == 0 for place, _ in sharded)
+    order = "" if is_by_rows else ", ".join(f"{place} over {size}" for place, size in sharded)
+    return Piece(weight, part_of, write, start, f"{order} {_memory_order(weight)}".strip())
 
 
 def _nothing(weight: Tensor) -> Piece:
@@ -112,7 +129,7 @@ def _slice(weight: Tensor, first: int, last: int) -> Piece:
     """Elements first..last in memory order, of which this tensor may have all, some or none."""
     start, stop = (_aligned(bound, weight.numel()) for bound in (first, last))
     if (start, stop) == (0, weight.numel()):
-        return Piece(weight, lambda whole: whole, Tensor.copy_)
+        return Piece(weight, lambda whole: whole, Tensor.copy_, order=_memory_order(weight))
     if start == stop:
         return _nothing(weight)
     if not is_dense(weight):
@@ -127,7 +144,15 @@ def _slice(weight: Tensor, first: int, last: int) -> Piece:
         flat(in_memory_order)[start:stop] = part
         whole.copy_(in_memory_order)
 
-    return Piece(flat(weight)[start:stop], part_of, write)
+    return Piece(flat(weight)[start:stop], part_of, write, lambda: start, _memory_order(weight))
+
+
+def _memory_order(weight: Tensor) -> str:
+    """The dimensions by the distance of their elements in memory, where that is not their own order."""
+    if weight.is_contiguous() or not is_dense(weight):
+        return ""
+    strides = weight.stride()
+    return f"dimensions {sorted(range(weight.dim()), key=lambda dim: -strides[dim])}"
 
 
 def _aligned(bound: int, length: int) -> int:

@@ -43,7 +43,7 @@ def join_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int)
     """
     if not distributed.is_initialized():
         raise UserError("share=True needs the ranks' process group: call watch after init_process_group.")
-    plan = repr([(layer.name, layer.shape) for layer in layers])
+    plan = repr([(layer.name, layer.shape, layer.sample) for layer in layers])
     digest = hashlib.sha256(plan.encode()).hexdigest()[:8]
     return Ranks(f"{len(layers)} layers ({digest}), share={share}, every={every}, log_every={log_every}")
 

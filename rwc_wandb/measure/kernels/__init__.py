@@ -10,12 +10,17 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.reference import ReferenceReduction
+from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
+from rwc_wandb.measure.kernels.sampling import Sample, standard_error
+
+Kernel = TypeVar("Kernel")
 
 
 class Statistic(IntEnum):
@@ -31,6 +36,17 @@ class Statistic(IntEnum):
     """The number of elements with s != 0."""
     NONFINITE = 4
     """The number of elements of w that are NaN or infinite."""
+    CHANGE_SQUARES = 5
+    """Where a sample is measured, the sum of (d_a - d_b)^2 over its pairs, d = |w - s|, times `Sample.spread`; 0 where
+    all elements are. `sampling.standard_error` tells the error of the rate from this and the next two."""
+    NORM_SQUARES = 6
+    """Likewise the sum of (v_a - v_b)^2, v = |s|."""
+    PRODUCTS = 7
+    """Likewise the sum of (d_a - d_b) (v_a - v_b)."""
+
+
+EXACT = Statistic.CHANGE_SQUARES.value
+"""The number of columns where all elements are measured: those before the squares."""
 
 
 class Reduction(Protocol):
@@ -47,6 +63,31 @@ class Reduction(Protocol):
         Returns counts (int64 [2, L, bins]; 0 weights, 1 updates) and ranges (float32 [2, L, 2]: low, high; the bins are
         even between them). The range is that of the finite values; non-finite elements are left out.
         """
+
+
+class SampledReduction(Protocol):
+    """As `Reduction`, from a sample of each layer's elements; its snapshots hold no others.
+
+    Attributes:
+        snapshots: of each layer the elements of the draw, in the order of its slices; NaN where another rank has them.
+    """
+
+    snapshots: list[Tensor]
+
+    def __init__(self, weights: Sequence[Tensor], samples: Sequence[Sample]) -> None:
+        """This rank's elements of L layers, dense, and what is drawn from them. Snapshots are there after `draw`."""
+
+    def draw(self, number: int) -> None:
+        """Draw anew: from here on the draw is `number` (below 2^31), and the weights there now are the snapshots."""
+
+    def values(self) -> list[Tensor]:
+        """The elements of the draw as they are now, like `snapshots`."""
+
+    def measure(self, statistics: Tensor) -> None:
+        """As `Reduction.measure`, with all columns: float64 [L, 8]."""
+
+    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+        """As `Reduction.histograms`, of the elements of the draw."""
 
 
 def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None = None) -> Reduction:
@@ -66,17 +107,34 @@ def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: 
         with contextlib.suppress(ImportError):
             from rwc_wandb.measure.kernels.gpu import GPUReduction
 
-            return _compiled_or_reference(GPUReduction, weights, snapshots, bins)
+            exact: Reduction = ReferenceReduction(weights, snapshots)
+            return _compiled_or(exact, partial(GPUReduction, weights, snapshots, bins))
     return ReferenceReduction(weights, snapshots)
 
 
-def _compiled_or_reference(
-    compiled: Callable[..., Reduction], weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None
-) -> Reduction:
+def sampled_reduction_for(
+    weights: Sequence[Tensor], samples: Sequence[Sample], bins: int | None = None
+) -> SampledReduction:
+    """As `reduction_for`, for samples."""
+    device, dtype = weights[0].device.type, weights[0].dtype
+    if device == "cpu":
+        with contextlib.suppress(ImportError):
+            from rwc_wandb.measure.kernels.sampled_cpu import CPUSampledReduction
+
+            return CPUSampledReduction(weights, samples, bins)
+    if device == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with contextlib.suppress(ImportError):
+            from rwc_wandb.measure.kernels.sampled_gpu import GPUSampledReduction
+
+            sampled: SampledReduction = ReferenceSampledReduction(weights, samples)
+            return _compiled_or(sampled, partial(GPUSampledReduction, weights, samples, bins))
+    return ReferenceSampledReduction(weights, samples)
+
+
+def _compiled_or(reference: Kernel, compiled: Callable[[], Kernel]) -> Kernel:
     """Compilation may fail where triton can be imported: no C compiler for its launcher, a GPU that is too old."""
-    reference = ReferenceReduction(weights, snapshots)
     try:
-        return compiled(weights, snapshots, bins)
+        return compiled()
     except Exception as error:
         warnings.warn(
             f"rwc_wandb measures with plain torch, which is slower: its GPU kernels cannot be compiled here "
@@ -87,8 +145,8 @@ def _compiled_or_reference(
 
 
 def rates(statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """RWC (eq. 1) and its element-wise form from summed statistics [..., 5]; edge cases as in `measure.metric`."""
-    change, norm, ratio_sum, ratio_count, nonfinite = statistics.unbind(-1)
+    """RWC (eq. 1) and its element-wise form from summed statistics [..., 5 or 8]; edge cases as in `measure.metric`."""
+    change, norm, ratio_sum, ratio_count, nonfinite = statistics[..., :EXACT].unbind(-1)
     from_nothing = torch.where(change == 0, 0.0, torch.inf).to(statistics.dtype)
 
     def rate(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -96,3 +154,11 @@ def rates(statistics: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(nonfinite > 0, torch.nan, value)
 
     return rate(change, norm), rate(ratio_sum, ratio_count)
+
+
+def errors(statistics: Tensor) -> Tensor:
+    """The standard errors of RWC from summed statistics [..., 8], as in `sampling.standard_error`; 0 where it is exact,
+    NaN where it is not finite."""
+    change, norm = statistics[..., Statistic.CHANGE], statistics[..., Statistic.NORM]
+    error = standard_error(change, norm, *statistics[..., EXACT:].unbind(-1))
+    return torch.where(statistics[..., Statistic.NONFINITE] > 0, torch.nan, error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -54,11 +55,7 @@ class CPUReduction:
         ]
         self._table = np.array(table, np.int64).reshape(-1, 4)
         self._sums = np.zeros((len(table), 5))
-        elements = int(self._table[:, 2].sum())
-        threads = max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
-        # The pool's threads end when this object is collected.
-        self._pool = ThreadPoolExecutor(threads - 1, "rwc_wandb") if threads > 1 else None
-        self._parts = np.linspace(0, len(table), threads + 1).astype(int).tolist()
+        self._threads = Threads(len(table), int(self._table[:, 2].sum()) // ELEMENTS_PER_THREAD)
         # A call with no chunks compiles: here, not in the middle of the first step.
         _measure(self._table[:0], self._sums[:0], self._one)
         if bins is not None:
@@ -67,7 +64,7 @@ class CPUReduction:
             _count(self._table[:0], np.zeros((2, len(weights), 2), np.float32), counts, self._one)
 
     def measure(self, statistics: Tensor) -> None:
-        self._run(lambda start, stop: _measure(self._table[start:stop], self._sums[start:stop], self._one))
+        self._threads.run(lambda start, stop: _measure(self._table[start:stop], self._sums[start:stop], self._one))
         totals = statistics.numpy()
         totals[:] = 0
         np.add.at(totals, self._table[:, 3], self._sums)
@@ -75,20 +72,32 @@ class CPUReduction:
     def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
         layers = len(self.weights)
         limits = np.empty((len(self._table), 2, 2))
-        self._run(lambda start, stop: _limits(self._table[start:stop], limits[start:stop], self._one))
+        self._threads.run(lambda start, stop: _limits(self._table[start:stop], limits[start:stop], self._one))
         ranges = np.zeros((2, layers, 2), np.float32)
         for layer in range(layers):
             of_layer = limits[self._table[:, 3] == layer]
             if len(of_layer):
                 low, high = of_layer[:, :, 0].min(0), of_layer[:, :, 1].max(0)
                 ranges[:, layer] = np.where((low <= high)[:, None], np.stack([low, high], 1), 0)
-        parts = np.zeros((len(self._parts) - 1, 2, layers, bins), np.int64)
-        counts = dict(zip(self._parts[:-1], parts, strict=True))
-        self._run(lambda start, stop: _count(self._table[start:stop], ranges, counts[start], self._one))
+        starts = self._threads.bounds[:-1]
+        parts = np.zeros((len(starts), 2, layers, bins), np.int64)
+        counts = dict(zip(starts, parts, strict=True))
+        self._threads.run(lambda start, stop: _count(self._table[start:stop], ranges, counts[start], self._one))
         return torch.from_numpy(parts.sum(0)), torch.from_numpy(ranges)
 
-    def _run(self, work: Callable[[int, int], None]) -> None:
-        first, *others = zip(self._parts[:-1], self._parts[1:], strict=True)
+
+class Threads:
+    """Works on chunks 0..count in up to `most` threads, or as many as torch has: each takes consecutive ones."""
+
+    def __init__(self, count: int, most: int) -> None:
+        threads = max(1, min(torch.get_num_threads(), most))
+        # The pool's threads end when this object is collected.
+        self._pool = ThreadPoolExecutor(threads - 1, "rwc_wandb") if threads > 1 else None
+        self.bounds: list[int] = np.linspace(0, count, threads + 1).astype(int).tolist()
+
+    def run(self, work: Callable[[int, int], None]) -> None:
+        """Call `work` with the first and the last bound of each thread's chunks."""
+        first, *others = pairwise(self.bounds)
         running = [self._pool.submit(work, *span) for span in others] if self._pool else []
         work(*first)
         for future in running:
@@ -96,7 +105,7 @@ class CPUReduction:
 
 
 @intrinsic
-def _pointer(context: Any, address: Any, element: Any) -> Any:
+def pointer(context: Any, address: Any, element: Any) -> Any:
     """The pointer to elements of the type of `element` at an address; numba offers no such cast."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -105,7 +114,7 @@ def _pointer(context: Any, address: Any, element: Any) -> Any:
     return types.CPointer(element)(types.int64, element), build
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
@@ -115,7 +124,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-@_compiled(fastmath=_REORDER)
+@compiled(fastmath=_REORDER)
 def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> None:
     """Statistics of each chunk, which then becomes its snapshot.
 
@@ -123,8 +132,8 @@ def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> N
     """
     zero = one - one
     for chunk in range(len(table)):
-        weights = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        snapshots = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        weights = carray(pointer(table[chunk, 0], one), table[chunk, 2])
+        snapshots = carray(pointer(table[chunk, 1], one), table[chunk, 2])
         sums[chunk] = 0
         for start in range(0, weights.size, BLOCK):
             new, old = weights[start : start + BLOCK], snapshots[start : start + BLOCK]
@@ -146,12 +155,12 @@ def _measure(table: NDArray[np.int64], sums: NDArray[np.float64], one: Any) -> N
             sums[chunk, 4] += nonfinite
 
 
-@_compiled()
+@compiled()
 def _limits(table: NDArray[np.int64], limits: NDArray[np.float64], one: Any) -> None:
     """The least and the largest finite value of each chunk's weights [chunk, 0] and updates [chunk, 1], as float32."""
     for chunk in range(len(table)):
-        new = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        old = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        new = carray(pointer(table[chunk, 0], one), table[chunk, 2])
+        old = carray(pointer(table[chunk, 1], one), table[chunk, 2])
         limits[chunk, :, 0] = np.inf
         limits[chunk, :, 1] = -np.inf
         for i in range(new.size):
@@ -164,13 +173,13 @@ def _limits(table: NDArray[np.int64], limits: NDArray[np.float64], one: Any) -> 
                 limits[chunk, 1, 1] = max(limits[chunk, 1, 1], update)
 
 
-@_compiled()
+@compiled()
 def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArray[np.int64], one: Any) -> None:
     """Add each chunk to the bins of its layer; the rule of `reference._count`, in float32."""
     bins = counts.shape[2]
     for chunk in range(len(table)):
-        new = carray(_pointer(table[chunk, 0], one), table[chunk, 2])
-        old = carray(_pointer(table[chunk, 1], one), table[chunk, 2])
+        new = carray(pointer(table[chunk, 0], one), table[chunk, 2])
+        old = carray(pointer(table[chunk, 1], one), table[chunk, 2])
         layer = table[chunk, 3]
         for kind in range(2):
             low, high = ranges[kind, layer, 0], ranges[kind, layer, 1]

@@ -58,6 +58,11 @@ class Sample:
         return -(-self.stop // (2 * self.length)) * 2 if self.stop > self.start else self.first
 
     @cached_property
+    def slots(self) -> int:
+        """The slices of the whole layer, with those beyond it."""
+        return -(-self.size // (2 * self.length)) * 2
+
+    @cached_property
     def spread(self) -> float:
         """1 - 1 / k, by which `standard_error` expects the squares and products to be multiplied."""
         return 1 - 1 / self.length
@@ -69,6 +74,12 @@ class Sample:
         """
         slices = torch.arange(self.first, self.last, device=device)
         return slices * self.length + (hashed(slices, self.key, draw) * self.length >> 31)
+
+    def write(self, whole: Tensor, part: Tensor, draw: int) -> None:
+        """Write the rank's elements of a draw, by slice, into the whole layer's: `whole` [slots], on the host."""
+        places = self.places(draw)
+        ours = (places >= self.start) & (places < self.stop)
+        whole[self.first : self.last][ours] = part[ours]
 
 
 def key_of(seed: int, layer: str) -> int:

@@ -42,19 +42,23 @@ class SinglePrecisionReduction(ReferenceReduction):
         row = 0
         for weight, snapshot in zip(self.weights, self.snapshots, strict=True):
             for new, old in self._pieces(weight, snapshot):
-                sums = _sums_of_chunks(new, old)
+                sums = sums_of_chunks(columns(new, old))
                 statistics[row : row + len(sums)] = sums
                 row += len(sums)
             snapshot.copy_(weight)
 
 
-def _sums_of_chunks(new: Tensor, old: Tensor) -> Tensor:
-    """float32 [chunks, 5], columns as in `Statistic`."""
+def columns(new: Tensor, old: Tensor) -> Tensor:
+    """What the columns of `Statistic` are sums of: float32 [5, n]."""
     change, norm = (new - old).abs_(), old.abs()
     counted = norm != 0
     ratio = torch.where(counted, change / norm, 0)
-    values = torch.stack([change, norm, ratio, counted.float(), (~new.isfinite()).float()])
-    values = functional.pad(values, (0, -new.numel() % CHUNK)).view(5, -1, TERMS, TERMS, TERMS)
+    return torch.stack([change, norm, ratio, counted.float(), (~new.isfinite()).float()])
+
+
+def sums_of_chunks(values: Tensor) -> Tensor:
+    """Of float32 [k, n] the sums of each chunk, [chunks, k]."""
+    values = functional.pad(values, (0, -values.shape[1] % CHUNK)).view(len(values), -1, TERMS, TERMS, TERMS)
     return values.sum(-1).sum(-1).sum(-1).T
 
 

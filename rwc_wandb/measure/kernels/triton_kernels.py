@@ -93,7 +93,7 @@ def measure_chunks(table, sums, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["statistics"])
 def sum_layers(sums, firsts, statistics, BLOCK: tl.constexpr):
-    """Sum the chunks of a layer into `statistics` (float64 [L, 5]); grid (L, 5)."""
+    """Sum the chunks of a layer into `statistics` (float64 [L, S]), from `sums` (float64 [S, chunks]); grid (L, S)."""
     layer, statistic = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = sums + statistic * tl.load(firsts + tl.num_programs(0))
     stop = tl.load(firsts + layer + 1)
@@ -101,7 +101,7 @@ def sum_layers(sums, firsts, statistics, BLOCK: tl.constexpr):
     for start in range(tl.load(firsts + layer), stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         total += tl.load(row + offsets, mask=offsets < stop, other=0.0)
-    tl.store(statistics + layer * 5 + statistic, tl.sum(total))
+    tl.store(statistics + layer * tl.num_programs(1) + statistic, tl.sum(total))
 
 
 @triton.jit

@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import whole_file
 from rwc_wandb.measure.roles import roles_and_blocks
+from rwc_wandb.measure.series.data_frame import data_frame
 from rwc_wandb.measure.series.file_content import oddity
+from rwc_wandb.measure.series.trends import mean_of_moving
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,6 +88,7 @@ class History:
         self._steps = np.empty(64, np.int64)
         self._rwc = np.empty((64, len(self.layers)), np.float32)
         self._rwc_elementwise = np.empty((64, len(self.layers)), np.float32)
+        self._rwc_error: NDArray[np.float32] | None = None
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -102,6 +105,23 @@ class History:
         """float32 [T, L]: the mean of |w_t - w_{t-1}| / |w_{t-1}| over elements, the authors' variant."""
         return self._rwc_elementwise[: self._length]
 
+    @property
+    def rwc_error(self) -> NDArray[np.float32]:
+        """float32 [T, L]: the standard error of `rwc` where it is an estimate from a sample (`watch(sample=...)`), in
+        its unit; 0 where it is exact, NaN where it is not finite. See `measure.kernels.sampling.standard_error`."""
+        if self._rwc_error is None:
+            return np.broadcast_to(np.float32(0), self.rwc.shape)
+        return self._rwc_error[: self._length]
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether some of `rwc` are estimates."""
+        return self._rwc_error is not None
+
+    def series(self) -> dict[str, NDArray[Any]]:
+        """What is saved: `steps`, `rwc`, `rwc_elementwise`; with estimates `rwc_error` too."""
+        return {key: getattr(self, key) for key in (*_SERIES, *(["rwc_error"] if self.is_estimate else []))}
+
     def __len__(self) -> int:
         return self._length
 
@@ -113,51 +133,48 @@ class History:
         """A pandas data frame with a row for every layer at every measurement, T L rows in all.
 
         Its columns are `step` (int64); `layer`, `role`, `block`, `stage` (categories in forward order; no block where a
-        layer does not repeat); `rwc` and `rwc_elementwise` (float32, NaN and inf as they were measured).
+        layer does not repeat); `rwc`, `rwc_elementwise` and `rwc_error` (float32, NaN and inf as they were measured).
 
         Raises:
             ModuleNotFoundError: pandas is missing.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise ModuleNotFoundError(
-                "history.to_pandas() needs pandas: pip install pandas. Without it, history.steps and history.rwc are "
-                "NumPy arrays.",
-                name="pandas",
-            ) from None
-        words: dict[str, Sequence[Any]] = {"layer": self.layers, "role": self.roles}
-        words |= {"block": self.blocks, "stage": self.stages}
-        columns: dict[str, Any] = {"step": np.repeat(self.steps, len(self.layers))}
-        for name, of_layers in words.items():
-            index = {word: code for code, word in enumerate(w for w in dict.fromkeys(of_layers) if w is not None)}
-            codes = np.tile([index.get(word, -1) for word in of_layers], len(self)).astype(np.int64)
-            columns[name] = pandas.Categorical.from_codes(codes, list(index))
-        columns |= {"rwc": self.rwc.ravel(), "rwc_elementwise": self.rwc_elementwise.ravel()}
-        return pandas.DataFrame(columns)
+        return data_frame(self)
 
     def without_measurements(self) -> History:
         """An empty history of the same layers."""
         return History(**{key: getattr(self, key) for key in _METADATA + _LATER_METADATA})
 
-    def append(self, steps: Sequence[int], rwc: NDArray[np.floating], rwc_elementwise: NDArray[np.floating]) -> None:
-        """Add measurements: `steps` [n], `rwc` and `rwc_elementwise` [n, L]."""
+    def append(
+        self,
+        steps: Sequence[int],
+        rwc: NDArray[np.floating],
+        rwc_elementwise: NDArray[np.floating],
+        rwc_error: NDArray[np.floating] | None = None,
+    ) -> None:
+        """Add measurements: `steps` [n], `rwc`, `rwc_elementwise` and `rwc_error` [n, L]; no errors: they are exact."""
         start, self._length = self._length, self._length + len(steps)
+        if rwc_error is not None and self._rwc_error is None:
+            self._rwc_error = np.zeros((len(self._steps), len(self.layers)), np.float32)
         if self._length > len(self._steps):
             rows = max(self._length, 2 * len(self._steps))
             self._steps = _grown(self._steps, rows)
             self._rwc = _grown(self._rwc, rows)
             self._rwc_elementwise = _grown(self._rwc_elementwise, rows)
+            self._rwc_error = None if self._rwc_error is None else _grown(self._rwc_error, rows)
         self._steps[start : self._length] = steps
         # A rate above float32's largest number, 3.4e38, is stored as inf.
         with np.errstate(over="ignore"):
             self._rwc[start : self._length] = rwc
             self._rwc_elementwise[start : self._length] = rwc_elementwise
+            if self._rwc_error is not None:
+                self._rwc_error[start : self._length] = 0 if rwc_error is None else rwc_error
 
     def take_on(self, wider: History) -> None:
         """Have the layers of `wider`, all of ours among them; what was not measured so far is NaN."""
         columns = [wider.layers.index(name) for name in self.layers]
-        for name in ("_rwc", "_rwc_elementwise"):
+        for name in ("_rwc", "_rwc_elementwise", "_rwc_error"):
+            if getattr(self, name) is None:
+                continue
             series = np.full((len(self._steps), len(wider.layers)), np.nan, np.float32)
             series[:, columns] = getattr(self, name)
             setattr(self, name, series)
@@ -178,9 +195,9 @@ class History:
         return names, np.stack([mean_of_moving(values[..., stages == name]) for name in names], axis=-1)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: `steps`, `rwc` and `rwc_elementwise`; the other attributes as JSON in its metadata.
+        """Write a safetensors file: `series()`; the other attributes as JSON in its metadata.
 
-        The file appears whole or not at all. T measurements of L layers take 8 T + 8 T L bytes, besides the metadata.
+        It appears whole or not at all. T measurements of L layers take 8 T + 8 T L bytes, with errors 8 T + 12 T L.
 
         Raises:
             OSError: it cannot be written.
@@ -188,7 +205,7 @@ class History:
         metadata = {"format": FORMAT} | {key: json.dumps(getattr(self, key)) for key in _METADATA + _LATER_METADATA}
         try:
             with whole_file(Path(path)) as unfinished:
-                save_file({key: getattr(self, key) for key in _SERIES}, unfinished, metadata=metadata)
+                save_file(self.series(), unfinished, metadata=metadata)
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written ({error})") from error
 
@@ -209,7 +226,8 @@ class History:
                     raise HistoryError(f"{path} is not a history of rwc_wandb: it lacks the format {FORMAT!r}.")
                 later = [key for key in _LATER_METADATA if key in metadata]
                 found = {key: json.loads(metadata[key]) for key in [*_METADATA, *later]}
-                series = {key: file.get_tensor(key) for key in _SERIES}
+                names = [*_SERIES, *({"rwc_error"} & set(file.keys()))]
+                series = {key: file.get_tensor(key) for key in names}
         # safetensors' errors have no common base, and JSON that another program wrote can raise any of the others.
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, HistoryError):
@@ -224,20 +242,6 @@ class History:
 
 def file_of(prefix: str) -> str:
     return f"{prefix}.safetensors"
-
-
-def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:
-    """The mean along `axis` of what is not NaN; NaN where all values are NaN."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis, dtype=np.float64)
-    return np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
-
-
-def mean_of_moving(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The mean over layers of `values` [..., L], of those that moved: neither NaN nor 0. Where some are 0 and none
-    moved it is 0; where all are NaN it is NaN."""
-    means = mean_of_known(np.where(values == 0, np.nan, values), axis=-1)
-    return np.where(np.isnan(means) & (values == 0).any(-1), 0.0, means)
 
 
 def _grown(values: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -12,17 +12,18 @@ from rwc_wandb.errors import UserError
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.history import History
 
-_SERIES = ("steps", "rwc", "rwc_elementwise")
+Snapshot = Tensor | dict[str, Any]
+"""Of a whole layer; where it is sampled the `values` drawn, and what tells which elements these are."""
 
 
-def pack(history: History, snapshots: dict[str, Tensor], counters: dict[str, Any]) -> dict[str, Any]:
-    series = {key: torch.from_numpy(getattr(history, key).copy()) for key in _SERIES}
+def pack(history: History, snapshots: dict[str, Snapshot], counters: dict[str, Any]) -> dict[str, Any]:
+    series = {key: torch.from_numpy(values.copy()) for key, values in history.series().items()}
     return {"layers": list(history.layers), "history": series, "snapshots": snapshots, "counters": counters}
 
 
 def unpack(
     state: dict[str, Any], layers: Sequence[Layer], history: History
-) -> tuple[History, dict[int, Tensor], dict[str, Any]]:
+) -> tuple[History, dict[int, Snapshot], dict[str, Any]]:
     """The history, the snapshots by index of layer, and the counters.
 
     Raises:
@@ -39,11 +40,11 @@ def unpack(
         )
     snapshots = {index: state["snapshots"][name] for index, name in enumerate(names) if name in state["snapshots"]}
     for index, snapshot in snapshots.items():
-        if tuple(snapshot.shape) != layers[index].shape:
+        if isinstance(snapshot, Tensor) and tuple(snapshot.shape) != layers[index].shape:
             raise UserError(
                 f"{names[index]} has the shape {tuple(snapshot.shape)} in the state and {layers[index].shape} in the "
                 "model: load it with the model that it was saved with."
             )
     loaded = history.without_measurements()
-    loaded.append(*(state["history"][key].numpy() for key in _SERIES))
+    loaded.append(**{key: values.numpy() for key, values in state["history"].items()})
     return loaded, snapshots, state["counters"]

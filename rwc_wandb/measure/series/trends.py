@@ -1,9 +1,23 @@
-"""What a series says in one number: the trend over depth, and when learning levelled off."""
+"""What a series says in one number: its means, the trend over depth, and when learning levelled off."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def mean_of_known(values: NDArray[np.floating], axis: int = 0) -> NDArray[np.float64]:
+    """The mean along `axis` of what is not NaN; NaN where all values are NaN."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis, dtype=np.float64)
+    return np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
+
+
+def mean_of_moving(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The mean over layers of `values` [..., L], of those that moved: neither NaN nor 0. Where some are 0 and none
+    moved it is 0; where all are NaN it is NaN."""
+    means = mean_of_known(np.where(values == 0, np.nan, values), axis=-1)
+    return np.where(np.isnan(means) & (values == 0).any(-1), 0.0, means)
 
 
 def ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:

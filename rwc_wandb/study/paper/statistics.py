@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rwc_wandb import History
-from rwc_wandb.measure.series.history import mean_of_known
-from rwc_wandb.measure.series.trends import depth_trend, levelled_off
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off, mean_of_known
 
 CONFIDENCE = 0.95
 FEWEST_TO_LEVEL_OFF = 10

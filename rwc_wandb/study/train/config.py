@@ -56,6 +56,11 @@ class TrainConfig:
     layers: str = _option(
         "weights", '"weights" (convolutions and linear layers), "all" or a regular expression', kinds.LAYERS
     )
+    sample: int | None = _option(
+        None,
+        "measure layers with more than so many weights from a random sample of as many",
+        optional(kinds.SAMPLE),
+    )
     target_accuracy: float | None = _option(
         None,
         "stop once the test accuracy (0 to 1) reaches this; the authors used 0.94",

@@ -86,6 +86,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         log_every=1 if config.rwc_every == "epoch" else 50,
         histogram_every=_steps(config.histogram_every, steps_per_epoch),
         layers=config.layers,
+        sample=config.sample,
         stages=paper_stages(config.model, accelerator.unwrap_model(learner.model)),
         run=run,
         rows="attached" if config.rwc_every == "epoch" else "own",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwc_wandb.measure.series.history import mean_of_known
-from rwc_wandb.measure.series.trends import depth_trend, levelled_off
+from rwc_wandb.measure.series.trends import depth_trend, levelled_off, mean_of_known
 from rwc_wandb.view.findings.words import when
 from rwc_wandb.view.series import Series
 
