@@ -58,7 +58,7 @@ def optional(kind: Kind, none: str = "none", takes: str = "") -> Kind:
 
 
 COUNT = whole(1)
-SAMPLE = optional(whole(2, 30), takes="a whole number of weights from 2, or None for all of them")
+SAMPLE = optional(whole(2, 30), takes="a whole number of weights from 2 to below 2^30, or None for all of them")
 _LIMIT = optional(Kind("", (float, int), lambda value: value > 0), takes="a number above 0, or None for no alert")
 _WATCH = {
     "every": COUNT,

@@ -141,7 +141,9 @@ def _weights_or_none(word: str) -> int | None:
     except ValueError:
         count = 0
     if not SAMPLE.fits(count):
-        raise argparse.ArgumentTypeError(f'{word!r} is no whole number of weights from 2, nor "none" for all of them')
+        raise argparse.ArgumentTypeError(
+            f'{word!r} is no whole number of weights from 2 to below 2^30, nor "none" for all of them'
+        )
     return count
 
 

@@ -34,6 +34,7 @@ def nothing(_: str) -> None:
     return None
 
 
+SAMPLE = "it takes a whole number of weights from 2 to below 2^30, or None for all of them, or a dict from regular expressions"
 OPTIONS: list[tuple[str, list[Any], str]] = [
     ("every", [0, -1, 1.0, "1", True, None], COUNT),
     ("log_every", [0, -1, 2.5, "1", False, None], COUNT),
@@ -46,6 +47,7 @@ OPTIONS: list[tuple[str, list[Any], str]] = [
     ("rows", ["", "mine", None], 'it takes "attached" or "own"'),
     ("alert_above", ["x", 0, -1.0, float("nan"), True], LIMIT),
     ("alert_below", ["x", 0, -1.0, float("nan")], LIMIT),
+    ("sample", [0, 1, -1, 2.0, "5", True, 2**30, {"": 1}, {"[": 5}, {3: 5}, {"": True}], SAMPLE),
     ("share", ["yes", 1, None], "it takes True or False"),
 ]
 

@@ -113,14 +113,9 @@ class History:
             return np.broadcast_to(np.float32(0), self.rwc.shape)
         return self._rwc_error[: self._length]
 
-    @property
-    def is_estimate(self) -> bool:
-        """Whether some of `rwc` are estimates."""
-        return self._rwc_error is not None
-
     def series(self) -> dict[str, NDArray[Any]]:
-        """What is saved: `steps`, `rwc`, `rwc_elementwise`; with estimates `rwc_error` too."""
-        return {key: getattr(self, key) for key in (*_SERIES, *(["rwc_error"] if self.is_estimate else []))}
+        """What is saved: `steps`, `rwc`, `rwc_elementwise`; `rwc_error` too where some of it are estimates."""
+        return {key: getattr(self, key) for key in _SERIES + ("rwc_error",) * (self._rwc_error is not None)}
 
     def __len__(self) -> int:
         return self._length
@@ -138,7 +133,9 @@ class History:
         Raises:
             ModuleNotFoundError: pandas is missing.
         """
-        return data_frame(self)
+        words = {"layer": self.layers, "role": self.roles, "block": self.blocks, "stage": self.stages}
+        values = {key: getattr(self, key) for key in ("rwc", "rwc_elementwise", "rwc_error")}
+        return data_frame(self.steps, words, values)
 
     def without_measurements(self) -> History:
         """An empty history of the same layers."""
