@@ -34,7 +34,7 @@ def nothing(_: str) -> None:
     return None
 
 
-SAMPLE = "it takes a whole number of weights from 2 to below 2^30, or None for all of them, or a dict from regular expressions"
+SAMPLE = "it takes a whole number of weights from 2 to below 2^30, or None for all of them, or a dict"
 OPTIONS: list[tuple[str, list[Any], str]] = [
     ("every", [0, -1, 1.0, "1", True, None], COUNT),
     ("log_every", [0, -1, 2.5, "1", False, None], COUNT),
