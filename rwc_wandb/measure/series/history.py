@@ -133,7 +133,7 @@ class History:
         Raises:
             ModuleNotFoundError: pandas is missing.
         """
-        words = {"layer": self.layers, "role": self.roles, "block": self.blocks, "stage": self.stages}
+        words = {key: getattr(self, f"{key}s") for key in ("layer", "role", "block", "stage")}
         values = {key: getattr(self, key) for key in ("rwc", "rwc_elementwise", "rwc_error")}
         return data_frame(self.steps, words, values)
 
