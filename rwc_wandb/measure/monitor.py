@@ -139,10 +139,10 @@ class Monitor:
 
         Returns:
             `step`, counters, `layers`, `history` and `snapshots` (by layer); {} on ranks other than 0, all of which
-            must call it where weights are sharded or measuring is shared.
+            must call it where weights are sharded or measuring is shared; {} also while a CUDA graph is captured.
         """
         state: dict[str, Any] = {}
-        if not self._idle:
+        if not self._idle and not self._capturing():
             self.guarded(lambda: state.update(self._state()))
         return state
 

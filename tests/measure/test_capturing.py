@@ -47,6 +47,8 @@ def test_captured_steps_are_none_and_replays_are_measured_by_hand(
             step(optimizer, network)
         monitor.measure()
         monitor.flush()
+        patched.setattr(type(monitor._measuring.tracked), "whole_snapshots", refused)
+        assert monitor.state_dict() == {}
         monitor.close()
     (warning,) = said
     assert "CUDA graph" in str(warning.message)
@@ -110,3 +112,46 @@ assert_equals(monitor, recorder)
 
 def test_a_model_and_a_step_compiled_with_reduced_overhead() -> None:
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=300, cwd=__file__.rpartition("/")[0])
+
+
+ONE_GRAPH = """
+import warnings
+import numpy as np, torch
+from outsider import Recorder, model, weights
+from rwc_wandb import watch
+
+def trained(watched):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = model()
+    matrices = [weight for weight in network.parameters() if weight.ndim == 2]
+    optimizer = torch.optim.KIND(matrices, lr=0.01)
+    monitor = watch(network, optimizer, run=False) if watched else None
+    recorder = Recorder(matrices)
+    update = torch.compile(optimizer.step, fullgraph=True, backend="eager")
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        update()
+        recorder.note()
+        if watched:
+            monitor.measure()
+    if watched:
+        monitor.close()
+        np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
+    return [weight.detach() for weight in matrices]
+
+without = trained(False)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("default")
+    watched = trained(True)
+assert all(map(torch.equal, without, watched))
+(told,) = [str(one.message) for one in said if "rwc_wandb" in str(one.message)]
+assert "fullgraph=True" in told and "monitor.measure()" in told
+"""
+
+
+@pytest.mark.parametrize("kind", ["Adafactor", "Muon"])
+def test_a_step_compiled_as_one_graph_works_as_without_us_and_is_measured_by_hand(kind: str) -> None:
+    code = ONE_GRAPH.replace("KIND", kind)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, cwd=__file__.rpartition("/")[0])

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from rwc_wandb.measure.steps.capturing import is_in_one_graph
+
 
 class CompleteSteps:
     """Calls `act` once per complete step of the optimizers, whatever their order.
@@ -22,7 +24,8 @@ class CompleteSteps:
     in a method of which torch tells nothing: its step is complete when torch tells of it, or else when the inner one
     begins the next.
 
-    A step that is captured into a CUDA graph does not happen: it counts as none.
+    A step that is captured into a CUDA graph does not happen: it counts as none. Nor does one count that torch.compile
+    makes a part of one graph, which has no place for a call.
 
     Attributes:
         names: the optimizers' classes.
@@ -50,13 +53,13 @@ class CompleteSteps:
         self._hooks: list[Any] = []
         self._inner_hooks: dict[int, list[Any]] = {}
         for index, optimizer in enumerate(optimizers):
-            before, after = partial(self._before, index), partial(self._after, index)
+            before, after = partial(self._hook, self._before, index), partial(self._hook, self._after, index)
             self._hooks.append(optimizer.register_step_post_hook(after))
             if self._number > 1:
                 self._hooks.append(optimizer.register_step_pre_hook(before))
             inner = inner_optimizer(optimizer)
             if inner is not None:
-                after_inner = partial(self._after_inner, index)
+                after_inner = partial(self._hook, self._after_inner, index)
                 hooks = [inner.register_step_pre_hook(before), inner.register_step_post_hook(after_inner)]
                 self._inner_hooks[index] = hooks
 
@@ -83,7 +86,12 @@ class CompleteSteps:
             hook.remove()
         self._hooks, self._inner_hooks = [], {}
 
-    @_disable_dynamo  # a compiled step calls it, and does not look into it
+    def _hook(self, act: Callable[..., None], *arguments: Any) -> None:
+        """A compiled step calls `act` between two graphs and does not look into it."""
+        if not torch.compiler.is_dynamo_compiling() or not is_in_one_graph():
+            act(*arguments)
+
+    @_disable_dynamo
     def _after(self, index: int, optimizer: Any, *_: object) -> None:
         if self._capturing():
             return
