@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -29,6 +30,14 @@ SECONDS_TO_FINISH = 60
 
 SECONDS_TO_ANSWER = 5
 """What a server has to tell that a run of ours has ended."""
+
+SECONDS_TO_STOP = 2.5
+"""What a server has in all when the process is being stopped: a launcher that is told to end kills soon."""
+
+
+SECONDS_UNWRITTEN = 1.0
+"""What W&B's process has not yet written to the run's file, which is what a kill leaves to `wandb sync`. The client's
+default is 15 (`WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL` wins)."""
 
 
 def open_run(**options: Any) -> tuple[Run, str]:
@@ -76,6 +85,7 @@ def _init(options: dict[str, Any], mode: Any) -> Run:
         "init_timeout": SECONDS_TO_OPEN,
         "finish_timeout": SECONDS_TO_FINISH,
         "finish_timeout_raises": True,
+        "x_transaction_log_flush_interval": SECONDS_UNWRITTEN,
     }
     # Older clients do not know all of them.
     known = {name: value for name, value in ours.items() if name in wandb.Settings.model_fields}
@@ -90,20 +100,52 @@ def _why_unopened(error: Exception) -> str:
     return f"{kind}, no server reached"
 
 
-def finish_run(run: Run, exit_code: int | None = None) -> str:
+def finish_run(run: Run, exit_code: int | None = None, is_stopped: bool = False) -> str:
     """End a run that `open_run` has opened; a line for the case that the server did not take all of it, else "".
+
+    Args:
+        is_stopped: the process is being stopped: wait `SECONDS_TO_STOP` at most, whatever W&B's settings say, here and
+            when the interpreter ends. What was not uploaded by then is in the run's folder.
 
     Raises:
         OSError: W&B cannot write its own files.
     """
-    sync = f"wandb sync --include-online {Path(run.dir).parent}"
+    if not is_stopped:
+        return _finish(run, exit_code)
+    outcome: list[str | Exception] = []
+
+    def finish() -> None:
+        try:
+            outcome.append(_finish(run, exit_code))
+        except Exception as error:
+            outcome.append(error)
+
+    # The client fixes `finish_timeout` when the run is opened; so a thread waits for it, and is left behind.
+    thread = Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(SECONDS_TO_STOP)
+    if not outcome:
+        # Else W&B's exit handler would wait for its process. That process ends when it sees that ours has.
+        getattr(_connection_of(run), "_cleanup", lambda: None)()
+        return f"W&B has not taken all of the run before the stop; later: {_sync_of(run)}"
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _finish(run: Run, exit_code: int | None) -> str:
     try:
         run.finish(exit_code=exit_code)
     except TimeoutError:
-        return f"W&B has not taken all of the run in time; later: {sync}"
+        return f"W&B has not taken all of the run in time; later: {_sync_of(run)}"
     if not run.offline and not run.disabled and (refusal := _refusal(run)):
-        return f"W&B's server {refusal}: what it lacks of the run comes by: {sync}"
+        return f"W&B's server {refusal}: what it lacks of the run comes by: {_sync_of(run)}"
     return ""
+
+
+def _sync_of(run: Run) -> str:
+    """The command that uploads all of the run."""
+    return f"wandb sync --include-online {Path(run.dir).parent}"
 
 
 def call_at_end(run: Run, action: Callable[[], None]) -> None:

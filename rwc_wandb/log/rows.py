@@ -33,6 +33,8 @@ LIVE_SECONDS = 30.0
 """Where no row of ours was committed for so long, the run's summary shows what was measured last."""
 SECONDS_TO_ANSWER = 60.0
 """What W&B's process has at the end, before the rest of the rows is given up."""
+SECONDS_TO_STOP = 1.0
+"""The same when the process is being stopped."""
 
 
 class RunRows(Delivery):
@@ -145,13 +147,15 @@ class RunRows(Delivery):
     def log_end(self) -> None:
         if self.file is None:
             return
-        if not self._watched.flow.wait(SECONDS_TO_ANSWER):
-            raise TimeoutError(f"W&B's process has not answered for {SECONDS_TO_ANSWER:.0f} s")
+        seconds = SECONDS_TO_STOP if self._watched.is_stopped else SECONDS_TO_ANSWER
+        if not self._watched.flow.wait(seconds):
+            raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()
         self.run.summary.update(summary_of(self.history, self.prefix) | findings_text(self.history, self.prefix))
         if self.file.path.is_file():
             self.run.save(self.file.path, base_path=self.run.dir, policy="now")
-        log_charts(self.run, self.history, self.prefix)
+        if not self._watched.is_stopped:
+            log_charts(self.run, self.history, self.prefix)
 
     def _rest(self, values: int) -> list[Row]:
         return self._outbox.rest(values) if self._is_logging else []

@@ -39,6 +39,7 @@ class WatchedRun:
         monitors: the open monitors, by what takes their measurements. A closed one is not kept: a long run would keep
             in memory every model that was once trained in it.
         prefixes: those of all monitors that the run has had.
+        is_stopped: the process is being stopped: no charts are made, and waits are short.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,6 +48,7 @@ class WatchedRun:
         self.flow = Flow(run)
         self.monitors: dict[Delivery, Monitor] = {}
         self.prefixes: set[str] = set()
+        self.is_stopped = False
         self._rests: list[Rest] = []
         self._has_ended = False
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +146,64 @@ def test_a_run_that_w_and_b_stops_makes_room_for_the_next(standin: StandIn, tmp_
     finally:
         agent.kill()
     assert len(list((tmp_path / "runs").glob("*/checkpoints/step-*.pt"))) >= 2
+
+
+PLAIN = [sys.executable, "-m", "rwc_wandb"]
+STOPS = [
+    pytest.param(PLAIN, signal.SIGTERM, "down", id="alone-down"),
+    pytest.param(TORCHRUN, signal.SIGTERM, "hang", id="torchrun-hang"),
+    pytest.param(PLAIN, signal.SIGINT, "hang", id="alone-SIGINT-hang"),
+    pytest.param(PLAIN, signal.SIGTERM, "", id="alone-reachable"),
+    pytest.param(TORCHRUN, signal.SIGTERM, "down", id="torchrun-down"),
+    pytest.param(TORCHRUN, signal.SIGTERM, "", id="torchrun-reachable"),
+]
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+@pytest.mark.parametrize(("launcher", "number", "fault"), STOPS if len(REPEATS) > 1 else STOPS[:2])
+def test_a_stop_waits_for_no_server_and_loses_nothing(
+    launcher: list[str], number: int, fault: str, repeat: int, standin: StandIn, tmp_path: Path
+) -> None:
+    words = [*launcher, *TRAIN, "--epochs", "1000", "--output", str(tmp_path / "runs")]
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(words, env=environment(), stdout=said, stderr=said)
+    try:
+        standin.wait_until(lambda: any(len(run.rows) > 1 for run in standin.runs.values()), 120)
+        if fault == "down":
+            standin.stop()
+        elif fault:
+            standin.faults.hang = True
+        # Rows that do not arrive, and the client's attempts to send them, which wait longer and longer.
+        time.sleep(3)
+        start = time.monotonic()
+        process.send_signal(number)
+        status = process.wait(SECONDS)
+        print(f"ended after {time.monotonic() - start:.1f} s; load {os.getloadavg()[0]:.1f}")
+    finally:
+        process.kill()
+    text = (tmp_path / "said.txt").read_text()
+    if launcher is PLAIN:
+        assert status == 128 + number
+    else:
+        assert status != 0  # torchrun's own
+    assert "Traceback" not in text.split("Stopped after")[0]
+    standin.faults.clear()
+    if not standin.is_listening:
+        standin.start()
+    if fault:
+        (line,) = re.findall(r"W&B has not taken all of the run before the stop; later: (wandb sync .*)", text)
+        command = [sys.executable, "-m", *line.split()]
+        subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=100)
+    else:
+        assert "wandb sync" not in text
+    (run,) = standin.runs.values()
+    (metrics,) = tmp_path.glob("runs/*/metrics.csv")
+    with metrics.open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert {row["epoch"]: row["train/loss"] for row in run.rows if "train/loss" in row} == dict(enumerate(losses, 1))
+    assert (run.state, run.exit_code) == ("failed", 128 + number)
+    assert run.files["rwc.safetensors"]
+    assert not run.tables
 
 
 def alive(process: psutil.Process) -> bool:

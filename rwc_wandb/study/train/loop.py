@@ -14,6 +14,7 @@ import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import new_folders
 from rwc_wandb.log.opening import finish_run
+from rwc_wandb.log.watched_run import watched
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train.checkpoint import Checkpoints
 from rwc_wandb.study.train.config import TrainConfig
@@ -101,6 +102,8 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         metrics = train_epochs(session, signals)
     if metrics is None:
         status = 128 + (signals.heard() or signal.SIGINT)
+        if run is not None:
+            watched(run).is_stopped = True
         monitor.close()
         # With its status: a run that W&B calls finished would count among the finished ones of the paper's claims.
         _finish_run(session, status)
@@ -212,7 +215,7 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
 
 def _finish_run(session: Session, exit_code: int | None = None) -> None:
     with session.failures.of("W&B's files"):
-        if session.run is not None and (line := finish_run(session.run, exit_code)):
+        if session.run is not None and (line := finish_run(session.run, exit_code, is_stopped=exit_code is not None)):
             session.failures.say(line)
 
 
