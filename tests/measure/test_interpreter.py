@@ -17,10 +17,13 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 
+FILES = ("test_kernels.py", "test_sampled_kernels.py")
+
+
 def test_kernels_through_the_interpreter() -> None:
     # In a process of its own: triton, which anything may have imported, looks at the variable when it is imported.
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", Path(__file__).with_name("test_kernels.py")],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(Path(__file__).with_name, FILES)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -40,7 +43,7 @@ def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atom
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from rwc_wandb.measure.kernels import gpu, triton_kernels
+    from rwc_wandb.measure.kernels import gpu, sampled_gpu, sampled_triton, triton_kernels
 
     def code(
         kernel: object, signature: dict[str, str], constants: dict[str, object], options: dict[str, object]
@@ -69,6 +72,12 @@ def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atom
     pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32"}
     histograms = code(triton_kernels.count_chunks, pointers, element | {"BINS": 64, "SLOTS": 64}, gpu._OPTIONS)
     assert atomic.search(histograms)
+    values = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
+    pointers = {"table": "*i64", "draw": "i32", "spreads": "*fp64", "snapshot": values, "sums": "*fp64"}
+    measured = code(sampled_triton.measure_sample, pointers, element, sampled_gpu._OPTIONS)
+    pointers = {"table": "*i64", "draw": "i32", "target": values}
+    gathered = code(sampled_triton.gather_sample, pointers, element, sampled_gpu._OPTIONS)
+    assert not atomic.search(measured + gathered)
     for kernel in (chunks, limits, histograms):
         assert "ld.global.v4.b32" in kernel
     assert "st.global.v4.b32" in chunks
