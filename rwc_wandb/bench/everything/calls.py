@@ -141,7 +141,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.wait()  # which no process outlives
     for one in family:
         try:
             one.kill()

@@ -54,7 +54,10 @@ class HostCopy:
         return self._event is None or bool(self._event.query())
 
     def wait(self) -> list[Tensor]:
-        """The tensors on the host, until `release`; blocks until they are there."""
+        """The tensors on the host, until `release`; blocks until they are there.
+
+        Events know no limit: the wait ends when the device has done what was launched before, or reports an error.
+        """
         if self._event is not None:
             self._event.synchronize()
         return self._tensors

@@ -74,6 +74,8 @@ class Ranks:
         self._meetings = count()
         self.meet("watch", plan, self.start_timeout)
         # On the host: NCCL must not see collectives in an order that depends on when a copy arrived.
+        # All have just met and connect at once. torch's limit, half an hour, is for the sums, on which nothing waits:
+        # one rank may be that far ahead while another evaluates (see `finished`).
         self._group: Any = distributed.new_group(backend="gloo")
 
     def patience(self) -> float:

@@ -100,6 +100,7 @@ class Threads:
         first, *others = pairwise(self.bounds)
         running = [self._pool.submit(work, *span) for span in others] if self._pool else []
         work(*first)
+        # Without a limit: these are the sums themselves, which wait for nothing.
         for future in running:
             future.result()
 

@@ -11,6 +11,9 @@ from rwc_wandb.measure.series.history import History
 LEAST_SECONDS = 5.0
 MOST_SECONDS = 45.0
 
+SECONDS_TO_WRITE = 120.0
+"""A disk that does not answer (a network's, say) holds up the end of a training no longer."""
+
 
 class SeriesFile:
     """Saves a growing history again and again, in a thread, so that a kill loses no more than the last minute.
@@ -39,11 +42,27 @@ class SeriesFile:
         """Save all of it, now.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or not within two minutes.
         """
-        if self._thread is not None:
-            self._thread.join()
-        history.save(self.path)
+        failed: list[OSError] = []
+
+        def save() -> None:
+            try:
+                history.save(self.path)
+            except OSError as error:
+                failed.append(error)
+
+        before, last = self._thread, threading.Thread(target=save, daemon=True)
+        deadline = time.monotonic() + SECONDS_TO_WRITE
+        if before is not None:
+            before.join(SECONDS_TO_WRITE)
+        # Two threads would write into one unfinished file.
+        if before is None or not before.is_alive():
+            last.start()
+            last.join(max(deadline - time.monotonic(), 0))
+            if not last.is_alive() and not failed:
+                return
+        raise failed[0] if failed else TimeoutError(f"{self.path} is not written after {SECONDS_TO_WRITE:g} s")
 
     def _save(self, history: History) -> None:
         begun = time.monotonic()

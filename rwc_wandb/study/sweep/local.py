@@ -78,6 +78,7 @@ def _train(config: TrainConfig) -> str:
         # The variable lets a training end when this process dies.
         environment = os.environ | {"RWC_WANDB_SWEEP": "local"}
         command = command_of(config)
+        # As long as the training takes.
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if status == 0:
         return ""

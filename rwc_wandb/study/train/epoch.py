@@ -96,7 +96,8 @@ def evaluate(learner: Learner, must_stop: Callable[[], bool] = lambda: False) ->
     model = accelerator.unwrap_model(learner.model)
     model.eval()
     if accelerator.num_processes > 1:
-        # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one.
+        # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one. As
+        # DDP's own collectives it ends with an error after the process group's time-out.
         for buffer in model.buffers():
             broadcast(buffer)
     totals = new_totals(accelerator.device)
