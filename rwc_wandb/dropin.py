@@ -74,7 +74,9 @@ def watch(
             row, and keep and compare only these: for models whose snapshots would take too much memory. RWC is then an
             estimate, `history.rwc_error` its standard error, which is about 1 % of it; weights that are not finite are
             noticed among those drawn only. A dict gives a number, or None for all, to the layers in whose names a
-            regular expression is found, the first that is: `{"embed": None, "": 65_536}`.
+            regular expression is found, the first that is: `{"embed": None, "": 65_536}`. Any number of ranks draw the
+            same weights where they hold whole layers or shards of rows (DDP, FSDP); with shards of other dimensions
+            (tensor parallel) the draw depends on their number. Where weights are sharded each rank draws its part.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.

@@ -327,6 +327,16 @@ def test_without_a_key_the_run_is_offline_and_one_line_says_so(tmp_path: Path) -
     assert History.load(saved).steps.tolist() == [1, 2, 3]
 
 
+def test_a_sample_gives_estimates_with_errors(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    for sample, is_estimate in (("4", True), ("none", False)):
+        process = started(tmp_path, "-m", "rwc_wandb", "run", "--sample", sample, "script.py", "0")
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        newest = max(tmp_path.glob("wandb/offline-run-*/files/rwc.safetensors"), key=lambda path: path.stat().st_mtime)
+        assert (History.load(newest).rwc_error > 0).all() == is_estimate
+
+
 def test_wrong_options_get_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rwc_wandb.cli import main
 

@@ -54,6 +54,7 @@ class RunRows(Delivery):
     moves. While they have not committed, a new row replaces ours and its mean covers both; every 30 s the summary has
     the means of the last 50 measurements; and when the run ends, each becomes a row. `rows="own"` commits, and in a run
     that is ours (`LateRun`) rows always do. PREFIX.safetensors in the run's folder has the series up to a minute ago.
+    `PREFIX_estimated` in the run's configuration says which values are estimates (`watch(sample=...)`).
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class RunRows(Delivery):
         self.prefix = prefix = self._watched.free_prefix(prefix)
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
         self._rows: RowMode = "own" if run.settings.mode == "shared" else rows
-        self._estimated = _estimated(layers)
+        self._layers = list(layers)
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
         self._histogram_prefix = "hist" if prefix == "rwc" else f"{prefix}_hist"
         self._name_keys()
@@ -98,6 +99,9 @@ class RunRows(Delivery):
         known = self.history.layers
         super().set_layers(layers)
         indices = [self.history.layers.index(name) for name in known]
+        self._layers = list(layers)
+        if self.file is not None:
+            self._note_estimates()
         self._alerts.set_layers(self.history.layers, indices)
         self._name_keys()
         self._outbox.set_layers(indices, self._values_per_row, 2 * len(self._keys))
@@ -163,8 +167,20 @@ class RunRows(Delivery):
     def _open_file(self) -> None:
         if self.file is None and not self.run.disabled:
             self.file = SeriesFile(Path(self.run.dir) / file_of(self.prefix))
-            if self._estimated:
-                self.run.config.update({f"{self.prefix}_estimated": self._estimated}, allow_val_change=True)
+            self._note_estimates()
+
+    def _note_estimates(self) -> None:
+        """What the run's configuration says of values that are estimates, if any are."""
+        samples = [layer.sample for layer in self._layers if layer.sample is not None]
+        if samples:
+            sizes = sorted(set(samples))
+            note = {
+                "layers": len(samples),
+                "of_layers": len(self._layers),
+                "weights_of_each": sizes[0] if len(sizes) == 1 else sizes,
+                "standard_errors": f"rwc_error in {file_of(self.prefix)}",
+            }
+            self.run.config.update({f"{self.prefix}_estimated": note}, allow_val_change=True)
 
     def _has_own_rows(self) -> bool:
         # A `LateRun` is decided when it is asked something that only a run knows.
@@ -183,19 +199,6 @@ class RunRows(Delivery):
             row[key] = float(mean_of_moving(means[indices]))
         row[f"{self.prefix}/step"] = sums.step
         return row
-
-
-def _estimated(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What the run's configuration says of values that are estimates; {} where none is."""
-    samples = {layer.name: layer.sample for layer in layers if layer.sample is not None}
-    if not samples:
-        return {}
-    sizes = sorted(set(samples.values()))
-    return {
-        "layers": len(samples),
-        "of_layers": len(layers),
-        "weights_of_each": sizes[0] if len(sizes) == 1 else sizes,
-    }
 
 
 def _sums(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:
