@@ -15,6 +15,7 @@ from rwc_wandb.bench import conditions, table, training, training_table
 from rwc_wandb.bench.baselines import tracked_weights
 from rwc_wandb.bench.decoder import decoder, is_decoder
 from rwc_wandb.bench.methods import WITHOUT_TRAINING, case_of, compare, offline_run, untrained_case_of
+from rwc_wandb.bench.sampling import report as sampling
 from rwc_wandb.bench.step import model_and_side, step_slow_downs
 from rwc_wandb.errors import UserError
 from rwc_wandb.options import COUNT
@@ -24,6 +25,8 @@ from rwc_wandb.study.train.config import TrainConfig
 
 TRAINED_MODELS = ("resnet18", "vgg19_bn", "alexnet")
 MODELS = ("torchvision:resnet18", "torchvision:vgg19_bn", "torchvision:alexnet", "timm:vit_small_patch16_224")
+
+DECODERS = ("llama:16x2048",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "again with the same OUT: what is missing. Needs a clone of the repository",
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="--everything: of one call; default: 9")
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="what `watch(sample=65_536)` saves, on llama:DEPTHxWIDTH (default: 16x2048, which takes 10 GB), "
+        "and whether its standard error is true, at every step of three trainings (4 minutes)",
+    )
     parser.add_argument("--train", action="store_true", help="time the training loop instead, in images per second")
     parser.add_argument("--dataset", help="--train: its images; default: random ones of CIFAR's shape")
     parser.add_argument("--data-dir", default="data", help="--train, --everything: where data sets are; default: data")
-    parser.add_argument("--steps", type=int, help="--train: steps of a sample; default: 390, on a CPU what takes 4 s")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="--train: steps of a sample; default: 390, on a CPU what takes 4 s. --sample: of a training; default: 120",
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="--train: default: fp32")
     parser.add_argument("--compile", action="store_true", help="--train: torch.compile the model")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
@@ -68,6 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     found = conditions.conditions(device)
     console = Console()
     console.print(*(f"{name}: {value}" for name, value in found.items()), sep="\n", highlight=False)
+    if arguments.sample:
+        path = _results(arguments, "sample", device, found)
+        sampling.run(arguments.model, device, arguments.rounds, arguments.steps or sampling.STEPS, path, found)
+        console.print(f"written: {path} and {path.with_suffix('.md').name}", highlight=False, soft_wrap=True)
+        return 0
     kind = training_table if arguments.train else table
     all_results: list[Any] = []
     for name in arguments.model:
@@ -79,12 +97,16 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(kind.NOTE, highlight=False, markup=False)
     if arguments.train and (sentence := training_table.table_1(all_results)):
         console.print(sentence, highlight=False)
-    measured = "train" if arguments.train else "measure"
-    path = arguments.output / f"{measured}-{_slug(conditions.device_name(device))}-{found['date'][:10]}.csv"
+    path = _results(arguments, "train" if arguments.train else "measure", device, found)
     kind.write_csv(path, all_results, found)
     path.with_suffix(".md").write_text(kind.markdown(all_results, found), encoding="utf-8")
     console.print(f"written: {path} and {path.with_suffix('.md').name}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _results(arguments: argparse.Namespace, measured: str, device: torch.device, found: dict[str, str]) -> Path:
+    output: Path = arguments.output
+    return output / f"{measured}-{_slug(conditions.device_name(device))}-{found['date'][:10]}.csv"
 
 
 def _train(name: str, device: torch.device, arguments: argparse.Namespace) -> training.TrainingResults:
@@ -127,10 +149,13 @@ def _checked(arguments: argparse.Namespace) -> torch.device:
         raise UserError(f"--minutes {arguments.minutes}: it takes a number above 0.")
     if arguments.everything is not None:
         arguments.output = arguments.everything
-    arguments.model = arguments.model or list(TRAINED_MODELS if arguments.train else MODELS)
+    default = DECODERS if arguments.sample else TRAINED_MODELS if arguments.train else MODELS
+    arguments.model = arguments.model or list(default)
     for name in arguments.model:
+        if arguments.sample and not is_decoder(name):
+            raise UserError(f"--model {name}: with --sample it takes llama:DEPTHxWIDTH, as llama:16x2048.")
         if is_decoder(name):
-            if arguments.train or not arguments.no_step:
+            if not arguments.sample and (arguments.train or not arguments.no_step):
                 raise UserError(f"--model {name}: it has matrices to be measured and no steps; add --no-step.")
         else:
             check_model(name)
