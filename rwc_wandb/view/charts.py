@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwc_wandb.view.compared import Comparison
+from rwc_wandb.view.errors import percent, typical_error
 from rwc_wandb.view.series import Series, Values
 
 MOST_ROWS = 10_000
@@ -73,16 +74,25 @@ def charts(
         for names in (series.layers, series.stage_names)
     )
     layer_rows, stage_rows = _layer_rows(series, by_layer), _stage_rows(series, by_stage)
+    layer_columns = LAYER_COLUMNS
+    if series.errors is not None:
+        layer_columns = [*LAYER_COLUMNS, "error"]
+        # At most, were the draws of an interval one; two digits: it is an estimate itself.
+        errors = (float(f"{error:.2g}") for error in interval_means(series.errors, by_layer).ravel())
+        layer_rows = [[*row, _finite(error)] for row, error in zip(layer_rows, errors, strict=True)]
     result = {}
     for name, shows in CHARTS.items():
         if name == "rwc_map" and not series.repeats:
             continue
         columns, rows, shown = (
-            (STAGE_COLUMNS, stage_rows, by_stage) if name == "rwc_stages" else (LAYER_COLUMNS, layer_rows, by_layer)
+            (STAGE_COLUMNS, stage_rows, by_stage) if name == "rwc_stages" else (layer_columns, layer_rows, by_layer)
         )
         words = f"{title}: {shows}" if title else shows
         if len(shown) < len(series.steps):
             words += f" (means of {len(shown):,} intervals of {len(series.steps):,} measurements)"
+        if series.errors is not None:
+            typical = typical_error(series)
+            words += " (estimates)" if math.isnan(typical) else f" (estimates, standard error {percent(typical)})"
         strings = {"title": words, "subtitle": reading[name], "value": value_title(series), "time": series.clock}
         result[name] = Chart(columns, rows, {column: column for column in columns}, strings)
     return result

@@ -9,6 +9,7 @@ from rwc_wandb.errors import UserError
 from rwc_wandb.measure.series.history import FILE, History, HistoryError
 from rwc_wandb.view.compared import compare
 from rwc_wandb.view.differences import differences
+from rwc_wandb.view.errors import of_estimates
 from rwc_wandb.view.findings import findings
 from rwc_wandb.view.render import write_comparison, write_pictures
 from rwc_wandb.view.series import series
@@ -60,8 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{title}:", *differences(compared), sep="\n")
             written = write_comparison(compared, folder, title, arguments.pictures)
         else:
-            for finding in findings(series(histories, arguments.elementwise)):
-                print(finding)
+            drawn = series(histories, arguments.elementwise)
+            for sentence in (*findings(drawn), *filter(None, [of_estimates(drawn)])):
+                print(sentence)
             written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:
         reason = error.strerror or error

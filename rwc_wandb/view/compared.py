@@ -24,7 +24,8 @@ class Comparison:
         drawn: what charts draw: its `values` are log2 of the ratio, the mean over the runs of log2 RWC in the first
             group less that in the second; NaN where one of them is 0 or has no finite value. Its stages' band is
             lowest to highest over all pairs of runs, or over the layers where each group is one run.
-        errors: [T, L] the standard error of that difference, from the seeds; NaN where a group has one run only.
+        errors: [T, L] the standard error of that difference, from the seeds; where a group has one run only, from the
+            samples, and NaN where both are exact.
         runs: the number of runs in the first and in the second group.
         aligned: how the two were brought together, a sentence.
     """
@@ -84,10 +85,11 @@ def compare(first: Sequence[History], second: Sequence[History], elementwise: bo
         elementwise=elementwise,
         steps_per_epoch=ours.steps_per_epoch if by_epoch else None,
     )
-    squares = [_variance_of_mean(each) for each in logs]
-    return Comparison(
-        drawn, np.sqrt(squares[0] + squares[1]), (len(first), len(second)), _aligned(times, common, clock)
-    )
+    squares = sum(_variance_of_mean(each) for each in logs)
+    of_samples = sum(_variance_of_sample(side, index) for side, index in zip((ours, theirs), rows, strict=True))
+    # The seeds' spread has the samples' errors in it.
+    errors = np.sqrt(np.where(np.isnan(squares) & (of_samples > 0), of_samples, squares))
+    return Comparison(drawn, errors, (len(first), len(second)), _aligned(times, common, clock))
 
 
 def _by_epoch(ours: Series, theirs: Series) -> bool:
@@ -128,6 +130,13 @@ def _variance_of_mean(logs: Values) -> Values:
     count = np.isfinite(logs).sum(0)
     spread = over_runs(lambda values, axis: np.nanvar(values, axis=axis, ddof=1), logs)
     return np.where(count > 1, spread / np.maximum(count, 1), np.nan)
+
+
+def _variance_of_sample(side: Series, rows: NDArray[np.int64]) -> Values:
+    """[T, L] of log2 of the values, from the errors of their samples; 0 where they are exact."""
+    if side.errors is None:
+        return np.zeros((len(rows), len(side.layers)))
+    return np.asarray((np.nan_to_num(side.errors) / (_positive(side.values) * np.log(2)))[rows] ** 2)
 
 
 def _aligned(times: Sequence[NDArray[np.float64]], common: NDArray[np.float64], clock: str) -> str:

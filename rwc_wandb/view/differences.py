@@ -38,7 +38,7 @@ def differences(comparison: Comparison) -> list[str]:
     """Sentences: the ratio over all layers, then what departs from it by a factor of 2 and more, the largest first.
 
     Nothing is said that lasts for less than a twentieth of the measurements, or that is within two standard errors of
-    the seeds.
+    the seeds, or of the samples where those are not known.
     """
     drawn = comparison.drawn
     overall = over_runs(np.nanmedian, drawn.values.T)
@@ -134,10 +134,12 @@ def _when(comparison: Comparison, start: int, end: int) -> str:
 
 def _trust(comparison: Comparison) -> str:
     first, second = comparison.runs
-    if min(first, second) < 2:
-        return (
-            f"{first} run against {second}: how much seeds alone would differ is not known."
-            if first == second
-            else (f"{first} against {second} runs: with one run only, how much seeds alone would differ is not known.")
-        )
-    return f"{first} runs against {second}: nothing is said that is within two standard errors of the seeds."
+    if min(first, second) > 1:
+        return f"{first} runs against {second}: nothing is said that is within two standard errors of the seeds."
+    said = (
+        f"{first} run against {second}: how much seeds alone would differ is not known."
+        if first == second
+        else f"{first} against {second} runs: with one run only, how much seeds alone would differ is not known."
+    )
+    sampled = np.isfinite(comparison.errors).any()
+    return f"{said} Nothing is said that is within two standard errors of the samples." if sampled else said

@@ -20,6 +20,8 @@ const layerRows = tables[charts.find(isPerLayer).table];
 const isRatio = "ratio" in layerRows[0];
 const first = (rows, key) => [...new Map(rows.map(row => [row[key], row])).values()];
 const mean = values => values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+// Of the mean of values whose errors are independent.
+const errorOfMean = errors => errors.length ? Math.hypot(...errors) / errors.length : null;
 const lowest = values => values.length ? Math.min(...values) : null;
 const highest = values => values.length ? Math.max(...values) : null;
 const different = (rows, key) => [...new Set(rows.map(row => row[key]))];
@@ -47,11 +49,11 @@ function grouped(rows, group) {
     const key = JSON.stringify([row[group], row.time]);
     if (!cells.has(key)) cells.set(key, {row, known: [], errors: []});
     if (row[value] !== null) cells.get(key).known.push(row[value]);
-    if (isRatio && row.error !== null) cells.get(key).errors.push(row.error);
+    if (row.error != null) cells.get(key).errors.push(row.error);
   }
   const named = values => values.size === 1 ? [...values][0] : `${values.size} ${other}s`;
   return [...cells.values()].map(({row, known, errors}) => ({...row, layer: row[group],
-    [other]: named(others[row[group]]), [value]: mean(known), ...(isRatio && {error: highest(errors)})}));
+    [other]: named(others[row[group]]), [value]: mean(known), error: isRatio ? highest(errors) : errorOfMean(errors)}));
 }
 
 // One row for every stage and time, as the page's own table has them for all layers.
@@ -82,12 +84,13 @@ function orderRows(spec, rows, group) {
 }
 
 function colourLines(spec, rows, field) {
-  const [line, points] = spec.layer[0].layer.map(layer => layer.encoding);
+  const [points, line, band] = spec.layer[0].layer.map(layer => layer.encoding).reverse();
   const count = different(rows, field).length;
   const described = {field, type: "nominal", title: field, sort: {field: "depth", op: "min"},
     scale: count <= 10 ? {range: stageColours} : {scheme: count <= 20 ? "tableau20" : "turbo"}};
   line.color = {...described, legend: {orient: "top", columns: 6, symbolType: "stroke", symbolStrokeWidth: 3}};
   points.fill = {...described, legend: null};
+  if (band) band.fill = points.fill;
 }
 
 // Vega writes into its rows: every chart gets its own.

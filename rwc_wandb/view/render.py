@@ -16,6 +16,7 @@ from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import Chart, charts, filled, ratio_charts, spec
 from rwc_wandb.view.compared import Comparison
 from rwc_wandb.view.differences import differences
+from rwc_wandb.view.errors import add_error_band, of_estimates
 from rwc_wandb.view.findings import told
 from rwc_wandb.view.page import INK, page
 from rwc_wandb.view.series import Series, series
@@ -104,7 +105,7 @@ def write_comparison(
 def html_page(drawn: Series, made: dict[str, Chart], title: str = "") -> str:
     """All charts in one self-contained page."""
     of_runs = [f"The mean of {drawn.runs} runs is drawn."] if drawn.runs > 1 else []
-    introduction = [_formula(drawn), *of_runs, _HOW_TO_READ]
+    introduction = [_formula(drawn), *of_runs, *filter(None, [of_estimates(drawn)]), _HOW_TO_READ]
     return _page(drawn, made, title or "Relative weight change", introduction, told(drawn))
 
 
@@ -154,6 +155,8 @@ def _sized(name: str, chart: Chart, drawn: Series) -> dict[str, Any]:
     if name != "rwc_map":
         # It averages the runs of a W&B panel; here every layer has one row for each measurement.
         assert "aggregate" in described["transform"].pop(0)
+    if name == "rwc_curves" and "error" in chart.columns:
+        add_error_band(described)
     if name == "rwc_map":
         columns = len(set(drawn.blocks))
         width = min(WIDTH, columns * WIDEST_CELL)

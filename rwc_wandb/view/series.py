@@ -16,6 +16,10 @@ from rwc_wandb.measure.series.history import History
 
 Values = NDArray[np.float64]
 
+MOST_UNCERTAIN = 0.25
+"""A value whose standard error is a larger part of it counts in no finding. Two others differ by a factor 2 where it is
+twice the error of their difference; the least factor of which findings speak is 4."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -34,6 +38,8 @@ class Series:
         stage_low, stage_high: [T, S] the band: lowest and highest run; of a single run, lowest and highest layer that
             changes.
         runs: the number of runs.
+        errors: [T, L] the standard errors of `values` where they are estimates from samples, 0 where one is exact, NaN
+            where the error is not known; None where all are exact.
         steps_per_epoch: what turns steps into epochs on the time axis; None: the axis shows steps.
         elementwise: whether the values are the element-wise variant.
     """
@@ -51,11 +57,19 @@ class Series:
     runs: int
     elementwise: bool
     steps_per_epoch: int | None = None
+    errors: Values | None = None
+
+    @property
+    def uncertain(self) -> NDArray[np.bool_]:
+        """[T, L] where a sample tells too little."""
+        if self.errors is None:
+            return np.zeros(self.values.shape, bool)
+        return np.asarray(self.errors > MOST_UNCERTAIN * self.values)
 
     @property
     def logs(self) -> Values:
-        """[T, L] the logarithm of the values; NaN where a layer does not change or has no finite value."""
-        return np.log(np.where(self.values > 0, self.values, np.nan))
+        """[T, L] the logarithm of the values; NaN where a layer does not change, is not finite or is `uncertain`."""
+        return np.log(np.where((self.values > 0) & ~self.uncertain, self.values, np.nan))
 
     @property
     def repeats(self) -> bool:
@@ -114,6 +128,9 @@ def series(histories: Sequence[History], elementwise: bool = False) -> Series:
         runs=len(histories),
         elementwise=elementwise,
         steps_per_epoch=first.steps_per_epoch if len({history.steps_per_epoch for history in histories}) == 1 else None,
+        errors=_errors(histories, steps, elementwise)
+        if any(history.rwc_error.any() for history in histories)
+        else None,
     )
 
 
@@ -156,12 +173,24 @@ def _difference(these: Sequence[str], others: Sequence[str]) -> str:
 
 def values_at(history: History, steps: NDArray[np.int64], elementwise: bool) -> Values:
     """[T, L] at `steps`; of a step that was measured twice (a run resumed from an older checkpoint), the later one."""
-    index = {int(step): row for row, step in enumerate(history.steps)}
-    rows = [index[int(step)] for step in steps]
-    values = (history.rwc_elementwise if elementwise else history.rwc)[rows].astype(np.float64)
+    values = (history.rwc_elementwise if elementwise else history.rwc)[_rows(history, steps)].astype(np.float64)
     # An infinite rate (the layer was all zero before) has no place on a logarithmic axis either.
     values[~np.isfinite(values)] = np.nan
     return values
+
+
+def _errors(histories: Sequence[History], steps: NDArray[np.int64], elementwise: bool) -> Values:
+    """[T, L] the standard error of the mean over the runs, whose samples are drawn independently."""
+    errors = np.stack([history.rwc_error[_rows(history, steps)].astype(np.float64) for history in histories])
+    if elementwise:  # Only that of eq. 1 is known.
+        return np.asarray(np.where((errors > 0).any(0), np.nan, 0.0))
+    known = np.maximum(np.isfinite(errors).sum(0), 1)
+    return np.asarray(np.sqrt(np.nansum(errors**2, axis=0)) / known)
+
+
+def _rows(history: History, steps: NDArray[np.int64]) -> list[int]:
+    index = {int(step): row for row, step in enumerate(history.steps)}
+    return [index[int(step)] for step in steps]
 
 
 def over_runs(reduction: Callable[..., Any], values: Values) -> Values:

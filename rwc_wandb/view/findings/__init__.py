@@ -9,6 +9,7 @@ from rwc_wandb.view.findings.order import turned_over
 from rwc_wandb.view.findings.overview import overview
 from rwc_wandb.view.findings.peers import outliers
 from rwc_wandb.view.findings.swings import oscillating
+from rwc_wandb.view.findings.uncertain import uncertain
 from rwc_wandb.view.series import Series, series
 
 __all__ = ["findings", "findings_of", "overview", "told"]
@@ -19,10 +20,10 @@ def findings(series: Series) -> list[str]:
 
     In this order: values that are not finite; layers that move far less or far more than their peers; layers that never
     changed, or no longer do; RWC of all or of some layers that rises or falls from one measurement to the next; stages
-    that change places; layers that oscillate. What a few measurements or layers cannot show is not said: each kind has
-    its least number.
+    that change places; layers that oscillate; layers of which a sample tells too little, whose values the others leave
+    out. What a few measurements or layers cannot show is not said: each kind has its least number.
     """
-    kinds = (broken, outliers, still, changes, turned_over, oscillating)
+    kinds = (broken, outliers, still, changes, turned_over, oscillating, uncertain)
     return [sentence for kind in kinds for sentence in kind(series)]
 
 
