@@ -13,12 +13,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from measure.processes import verdicts
 from standin import StandIn
 from torch import nn
 
+from rwc_wandb import History
 from rwc_wandb.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -140,8 +142,6 @@ def test_lightning(standin: StandIn) -> None:
 def fsdp2(folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    from rwc_wandb import History
-
     os.environ |= {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
     names = parts()
 
@@ -164,6 +164,59 @@ def fsdp2(folder: Path) -> None:
 
 def test_fsdp2(tmp_path: Path) -> None:
     assert verdicts([fsdp2], 2, tmp_path) == {"fsdp2": ""}
+
+
+def tiny_llama() -> Any:
+    """Llama's own architecture; its embedding and its head have 131,072 weights, the other layers less than 65,536."""
+    transformers = pytest.importorskip("transformers")
+    return transformers.LlamaConfig(
+        vocab_size=2048, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32
+    )  # fmt: skip
+
+
+def check_estimates(history: History, steps: int) -> None:
+    assert history.steps.tolist() == list(range(1, steps + 1))
+    sampled = np.array(history.sizes) > 65_536
+    assert [name for name, is_sampled in zip(history.layers, sampled, strict=True) if is_sampled] == [
+        "model.embed_tokens", "lm_head"
+    ]  # fmt: skip
+    assert (history.rwc > 0).all()
+    assert (history.rwc_error[:, sampled] > 0).all()
+    assert (history.rwc_error[:, sampled] < 0.1 * history.rwc[:, sampled]).all()
+    assert not history.rwc_error[:, ~sampled].any()
+
+
+def test_llama_trainer(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_llama()
+    import transformers
+
+    tokens = torch.randint(0, 2048, (24, 16))
+    names: dict[str, Any] = {"config": config, "dataset": [{"input_ids": row, "labels": row} for row in tokens]}
+    names |= {name: getattr(transformers, name) for name in ("AutoModelForCausalLM", "Trainer", "TrainingArguments")}
+    monkeypatch.chdir(tmp_path)
+    exec(SNIPPETS["llama_trainer"], names)
+    check_estimates(names["callbacks"][0].monitor.history, 9)
+    assert steps_in_the_run(standin) == [9]
+
+
+def llama_fsdp2(folder: Path) -> None:
+    import transformers
+    from torch.distributed.fsdp import fully_shard
+
+    names = parts() | {"fully_shard": fully_shard, "loader": torch.randint(0, 2048, (4, 2, 16))}
+    names["model"] = transformers.LlamaForCausalLM(tiny_llama())
+    rank = torch.distributed.get_rank()
+    if rank == 0:
+        names["wandb"].init(mode="offline", dir=folder, settings={"silent": True})
+    exec(SNIPPETS["llama_fsdp2"], names)
+    if rank == 0:
+        names["wandb"].finish()
+        check_estimates(names["monitor"].history, 4)
+
+
+def test_llama_fsdp2(tmp_path: Path) -> None:
+    assert verdicts([llama_fsdp2], 2, tmp_path) == {"llama_fsdp2": ""}
 
 
 def test_the_tests_that_they_name_exist() -> None:
