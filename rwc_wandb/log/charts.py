@@ -53,7 +53,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     if not len(history):
         return
     if isinstance(run, LateRun):
-        run = run.settle()  # Tables are bound to the run itself.
+        run = run.settle()
     entity = entity or os.environ.get(ENTITY_VARIABLE) or None
     drawn = series([history])
     made = charts(drawn)  # No run in the title: W&B keeps it where it draws several runs.
@@ -68,7 +68,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
         table = wandb.Table(columns=list(chart.columns), data=chart.rows)
         if unreached:
             # Bound already, it gets no artifact, for which the client would ask the server, wait 19 s and raise.
-            table.bind_to_run(run, f"{prefix}_charts/{name}_table", "summary")
+            table.bind_to_run(getattr(run, "itself", run), f"{prefix}_charts/{name}_table", "summary")
         row[f"{prefix}_charts/{name}"] = wandb.plot_table(spec, table, fields, strings)
     if not entity and importlib.util.find_spec("vl_convert"):
         from rwc_wandb.view.render import html_page

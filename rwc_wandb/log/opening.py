@@ -210,19 +210,30 @@ def _refusal(run: Run) -> str:
     """What the client keeps to itself: the server answers no more, or does not know that the run has ended. "" if it
     does."""
     try:
-        api = wandb.Api(timeout=SECONDS_TO_ANSWER, api_key=run.settings.api_key)
         for pause in (0, 1, 2):  # It may note the end a moment later.
             time.sleep(pause)
-            known = api.run(f"{run.entity}/{run.project}/{run.id}")
-            # The client has made a folder for it.
-            with suppress(OSError):
-                os.removedirs(known.dir)
-            if known.state != "running":
+            if known_run(run, SECONDS_TO_ANSWER).state != "running":
                 return ""
     except Exception as error:
         status = re.search(r"\b[45]\d\d\b", str(error))
         return f"refuses the run (status {status[0]})" if status else f"does not answer ({type(error).__name__})"
     return "takes the run for a running one"
+
+
+def known_run(run: Run, seconds: int) -> Any:
+    """`run` as the server knows it: a run of `wandb.Api`.
+
+    Args:
+        seconds: what each answer may take.
+
+    Raises:
+        Exception: of many kinds; the server does not answer, or refuses.
+    """
+    known = wandb.Api(timeout=seconds, api_key=run.settings.api_key).run(f"{run.entity}/{run.project}/{run.id}")
+    # The client has made a folder for it.
+    with suppress(OSError):
+        os.removedirs(known.dir)
+    return known
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.file import SeriesFile
-from rwc_wandb.measure.series.history import file_of
+from rwc_wandb.measure.series.history import History, file_of
 from rwc_wandb.measure.series.trends import mean_of_moving
 
 if TYPE_CHECKING:
@@ -74,15 +74,11 @@ class RunRows(Delivery):
         self._rows: RowMode = "own" if run.settings.mode == "shared" else rows
         self._layers = list(layers)
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
-        self._histogram_prefix = "hist" if prefix == "rwc" else f"{prefix}_hist"
+        self._histogram_prefix = histogram_prefix(prefix)
         self._name_keys()
         self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
         self._shown_at = time.monotonic()
-        run.define_metric(f"{prefix}/step", hidden=True)
-        # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
-        for group in (prefix, self._histogram_prefix):
-            run.define_metric(f"{group}/*", step_metric=f"{prefix}/step", hidden=True)
-        run.define_metric(f"{prefix}_stage/*", step_metric=f"{prefix}/step")
+        define_axes(run, prefix)
 
     def _name_keys(self) -> None:
         prefix, names, stages = self.prefix, self.history.layers, self.history.stages
@@ -155,11 +151,7 @@ class RunRows(Delivery):
         if not self._watched.flow.wait(seconds):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()
-        self.run.summary.update(summary_of(self.history, self.prefix) | findings_text(self.history, self.prefix))
-        if self.file.path.is_file():
-            self.run.save(self.file.path, base_path=self.run.dir, policy="now")
-        if not self._watched.is_stopped:
-            log_charts(self.run, self.history, self.prefix)
+        log_whole(self.run, self.history, self.file.path, self.prefix, with_charts=not self._watched.is_stopped)
 
     def _rest(self, values: int) -> list[Row]:
         return self._outbox.rest(values) if self._is_logging else []
@@ -199,6 +191,28 @@ class RunRows(Delivery):
             row[key] = float(mean_of_moving(means[indices]))
         row[f"{self.prefix}/step"] = sums.step
         return row
+
+
+def define_axes(run: Run, prefix: str = "rwc") -> None:
+    """Make PREFIX/step the axis of all that `RunRows` logs."""
+    run.define_metric(f"{prefix}/step", hidden=True)
+    # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
+    for group in (prefix, histogram_prefix(prefix)):
+        run.define_metric(f"{group}/*", step_metric=f"{prefix}/step", hidden=True)
+    run.define_metric(f"{prefix}_stage/*", step_metric=f"{prefix}/step")
+
+
+def log_whole(run: Run, history: History, path: Path, prefix: str = "rwc", with_charts: bool = True) -> None:
+    """Log what tells of a whole run: summary, the series' file, which is at `path` in the run's folder, and charts."""
+    run.summary.update(summary_of(history, prefix) | findings_text(history, prefix))
+    if path.is_file():
+        run.save(path, base_path=run.dir, policy="now")
+    if with_charts:
+        log_charts(run, history, prefix)
+
+
+def histogram_prefix(prefix: str) -> str:
+    return "hist" if prefix == "rwc" else f"{prefix}_hist"
 
 
 def _sums(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:

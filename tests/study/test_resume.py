@@ -118,8 +118,8 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
 PLACES = [
     ("before", "rwc_wandb.study.train.output._renamed", 1),
     ("before", "rwc_wandb.study.train.loop.open_training_run", 1),
-    ("before", "rwc_wandb.study.train.tracking.open_run", 1),
-    ("after", "rwc_wandb.study.train.tracking.open_run", 1),
+    ("before", "rwc_wandb.study.train.tracking.opening.open_run", 1),
+    ("after", "rwc_wandb.study.train.tracking.opening.open_run", 1),
     ("before", "rwc_wandb.study.train.checkpoint.os.fsync", 3),
     ("before", "rwc_wandb.study.train.loop.append_metrics", 2),
     ("after", "rwc_wandb.study.train.loop.append_metrics", 3),

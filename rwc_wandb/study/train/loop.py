@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from rich.console import Console
@@ -13,7 +13,6 @@ from rich.console import Console
 import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import new_folders
-from rwc_wandb.log.opening import finish_run
 from rwc_wandb.log.watched_run import watched
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train.checkpoint import Checkpoints
@@ -35,7 +34,16 @@ from rwc_wandb.study.train.output import (
 )
 from rwc_wandb.study.train.session import Session, start_of
 from rwc_wandb.study.train.signals import StopSignals
-from rwc_wandb.study.train.tracking import open_training_run
+from rwc_wandb.study.train.tracking.ending import (
+    SERIES_FILE,
+    accuracies,
+    end_run,
+    send_rest_anew,
+    send_rest_of_finished,
+)
+from rwc_wandb.study.train.tracking.opening import open_training_run
+from rwc_wandb.study.train.tracking.recorded import RecordedRun
+from rwc_wandb.study.train.tracking.rows_file import RowsFile
 from rwc_wandb.view.render import write_pictures
 
 if TYPE_CHECKING:
@@ -59,9 +67,9 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     """
     signals = StopSignals()
     started = folder_to_resume(config) if resume else None
-    if started and read_result(started):
+    if started and (result := read_result(started)):
         Checkpoints(started).remove()
-        print(f"{started} has finished: nothing to resume.")
+        send_rest_of_finished(config, started, result)
         return 0
     learner = build(config)
     accelerator, steps_per_epoch = learner.accelerator, len(learner.loader)
@@ -69,17 +77,19 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     if every > config.epochs * steps_per_epoch:
         raise UserError(f"--rwc-every {every}: it takes at most the run's {config.epochs * steps_per_epoch} steps.")
     console = Console(quiet=not accelerator.is_main_process)
+    failures = WriteFailures(console)
     folder, run = None, None
     if accelerator.is_main_process:
         with new_folders(config.run_folder):
             folder = started or make_folder(config)
             try:
-                run, where = open_training_run(config, folder)
+                opened, where = open_training_run(config, folder)
             except UserError:
                 if not started:
                     shutil.rmtree(folder)
                 raise
-        console.print(where, soft_wrap=True, markup=False, highlight=False)
+        failures.say(where)
+        run = RecordedRun(opened, RowsFile(folder), failures.say)
     monitor = rwc_wandb.watch(
         learner.model,
         learner.optimizer,
@@ -89,21 +99,19 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         layers=config.layers,
         sample=config.sample,
         stages=paper_stages(config.model, accelerator.unwrap_model(learner.model)),
-        run=run,
-        rows="attached" if config.rwc_every == "epoch" else "own",
+        run=cast("Run | None", run),
+        rows="attached" if config.rwc_every == "epoch" and config.histogram_every in ("epoch", None) else "own",
     )
     monitor.history.steps_per_epoch = steps_per_epoch
-    session = Session(learner, monitor, start_of(1, learner), 0, 0.0, console, WriteFailures(console), folder, run)
-    state = Checkpoints(started).latest() if started else None
-    if state is not None:
-        session.load(state)
-        console.print(f"Resumed in epoch {state['epoch']}, after {state['steps']} steps.", highlight=False)
+    session = Session(learner, monitor, start_of(1, learner), 0, 0.0, console, failures, folder, run)
+    if started:
+        session.go_on(Checkpoints(started).latest())
     with signals:
         metrics = train_epochs(session, signals)
     if metrics is None:
         status = 128 + (signals.heard() or signal.SIGINT)
         if run is not None:
-            watched(run).is_stopped = True
+            watched(cast("Run", run)).is_stopped = True
         monitor.close()
         # With its status: a run that W&B calls finished would count among the finished ones of the paper's claims.
         _finish_run(session, status)
@@ -124,7 +132,9 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
     checkpoint_every = _steps(config.checkpoint_every, steps_per_epoch)
     metrics: dict[str, float] | None = None
 
-    def save() -> None:
+    def save(is_last: bool = False) -> None:
+        if is_last:
+            session.log_waiting()
         state = session.state()
         if checkpoints is not None:
             checkpoints.save(session.steps, state)
@@ -147,7 +157,7 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
             session.steps += 1
             is_last = session.place.step == steps_per_epoch
             if _must_stop(session, signals):
-                save()
+                save(is_last=True)
                 return True
             if checkpoint_every and session.steps % checkpoint_every == 0 and not is_last:
                 save()
@@ -160,7 +170,7 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
                 return None
             tested = evaluate(learner, lambda: accelerator.num_processes == 1 and signals.heard() is not None)
             if tested is None:
-                save()
+                save(is_last=True)
                 return None
             metrics = trained | tested
             progress.update(bar, completed=session.steps, refresh=True)
@@ -168,8 +178,7 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
             if session.run is not None and folder is not None:
                 session.monitor.flush()
                 session.unwritten.append({"epoch": epoch} | metrics)
-                with session.failures.of("W&B's row"):
-                    session.run.log({"epoch": epoch} | metrics)
+                session.run.log({"epoch": epoch} | metrics)
                 with session.failures.of(METRICS_FILE):
                     append_metrics(folder, session.unwritten)
                     session.unwritten.clear()
@@ -182,15 +191,16 @@ def train_epochs(session: Session, signals: StopSignals) -> dict[str, float] | N
     return metrics
 
 
-def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) -> None:
+def finish(session: Session, folder: Path, run: RecordedRun, metrics: dict[str, float]) -> None:
     """What a run leaves: the series, the charts, the closing table and, as its very last act, the result."""
     monitor, config, failures = session.monitor, session.learner.config, session.failures
     monitor.close()
-    with failures.of("W&B's summary"):
-        run.summary.update({"test/best_accuracy": session.best, "test/last_accuracy": metrics["test/accuracy"]})
-    with failures.of("rwc.safetensors"):
-        monitor.history.save(folder / "rwc.safetensors")
+    summary = accuracies(session.best, metrics["test/accuracy"])
+    run.summary.update(summary)
+    with failures.of(SERIES_FILE):
+        monitor.history.save(folder / SERIES_FILE)
     _finish_run(session)
+    is_complete = send_rest_anew(config, folder, summary, failures.say) if run.failure else run.is_complete
     look = ""
     if len(monitor.history):
         with failures.of("rwc.html and rwc.png"):
@@ -211,11 +221,13 @@ def finish(session: Session, folder: Path, run: Run, metrics: dict[str, float]) 
     with failures.of(RESULT_FILE):
         write_result(folder, result)
         Checkpoints(folder).remove()
+        if is_complete:
+            RowsFile(folder).remove()
 
 
 def _finish_run(session: Session, exit_code: int | None = None) -> None:
     with session.failures.of("W&B's files"):
-        if session.run is not None and (line := finish_run(session.run, exit_code, is_stopped=exit_code is not None)):
+        if session.run is not None and (line := end_run(session.run, exit_code)):
             session.failures.say(line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,9 +14,7 @@ from rwc_wandb.study.train.epoch import Place
 from rwc_wandb.study.train.learner import Learner
 from rwc_wandb.study.train.output import WriteFailures
 from rwc_wandb.study.train.totals import new_totals, on_host
-
-if TYPE_CHECKING:
-    from wandb import Run
+from rwc_wandb.study.train.tracking.recorded import RecordedRun
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Session:
     console: Console
     failures: WriteFailures
     folder: Path | None
-    run: Run | None
+    run: RecordedRun | None
     unwritten: list[dict[str, float]] = field(default_factory=list)
     """Epochs that are not in `metrics.csv` yet."""
 
@@ -53,6 +51,7 @@ class Session:
             "totals": totals,
             "steps": self.steps,
             "best": self.best,
+            "rows": self.run.recorded if self.run is not None else 0,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -68,6 +67,21 @@ class Session:
         totals = new_totals(accelerator.device, shares[accelerator.process_index])
         self.place = Place(state["epoch"], state["step"], totals)
         self.steps, self.best = state["steps"], state["best"]
+
+    def log_waiting(self) -> None:
+        """What waits for its row becomes a row of its own: after a checkpoint the next row begins behind it."""
+        self.monitor.flush()
+        if self.run is not None:
+            self.run.commit()
+
+    def go_on(self, state: dict[str, Any] | None) -> None:
+        """Take up a training that was started before, from its last checkpoint if it has one."""
+        if state is not None:
+            self.load(state)
+            self.console.print(f"Resumed in epoch {self.place.epoch}, after {self.steps} steps.", highlight=False)
+        if self.run is not None:
+            # Checkpoints of earlier versions have no "rows".
+            self.run.go_on(0 if state is None else state.get("rows", -1), self.monitor.history.layers[0])
 
 
 def start_of(epoch: int, learner: Learner) -> Place:

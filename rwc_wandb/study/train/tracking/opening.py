@@ -1,4 +1,4 @@
-"""The W&B run of a training."""
+"""Start the W&B run of a training, or go on with it."""
 
 from __future__ import annotations
 

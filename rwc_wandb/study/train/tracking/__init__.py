@@ -1,0 +1,1 @@
+"""The W&B run of a training: whatever is killed, and when, `--resume` brings it every row, once and in order."""

@@ -1,0 +1,153 @@
+"""Whatever is killed, and when: with `--resume` W&B has every row once, in order, as of a run that was left alone.
+
+With RWC_KILLS=2 or more also in two processes, and with either cadence.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from standin import StandIn
+from standin.store import Run as ServerRun
+
+from rwc_wandb import History
+from rwc_wandb.study.train.output import read_result
+
+WORDS = ["train", "--resume", "--model", "torchvision:squeezenet1_1", "--image-size", "24", "--limit-train", "96"]
+WORDS += ["--limit-test", "40", "--batch-size", "16", "--epochs", "8", "--output", "runs"]
+CADENCES = {
+    "epochs": ["--rwc-every", "epoch", "--histogram-every", "epoch"],
+    "steps": ["--rwc-every", "1", "--histogram-every", "5", "--checkpoint-every", "4"],
+}
+EPOCHS, STEPS = 8, 48
+PATIENCE = 300
+KILLS = int(os.environ.get("RWC_KILLS", "1"))
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rwc_wandb"]
+
+
+@pytest.fixture(autouse=True)
+def quick(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With registered charts the run gets no page of them, which takes seconds to make.
+    monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def start(cadence: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    words = [*(launcher or [sys.executable, "-m", "rwc_wandb"]), *WORDS, *CADENCES[cadence]]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said, said
+    return said
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def epochs_done(count: int) -> bool:
+    return any(len(path.read_text().splitlines()) > count for path in Path("runs").glob("*/metrics.csv"))
+
+
+def kill_training(process: subprocess.Popen[str]) -> None:
+    """Every process of the training but W&B's, as an out-of-memory killer or a scheduler does."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        if "wandb" not in one.name():
+            one.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+
+
+def kill_wandb(process: subprocess.Popen[str]) -> None:
+    for one in psutil.Process(process.pid).children(recursive=True):
+        if "wandb-core" in one.name():
+            one.kill()
+
+
+def folder() -> Path:
+    (found,) = (path.parent for path in Path("runs").glob("*/config.yaml"))
+    return found
+
+
+def rows(server: ServerRun) -> list[dict[str, Any]]:
+    """Without charts, and without what differs between two runs."""
+    ours = [{key: value for key, value in row.items() if key[0] != "_" and "chart" not in key} for row in server.rows]
+    for row in ours:
+        row.pop("images_per_second", None)
+    return [row for row in ours if row]
+
+
+def assert_whole(server: ServerRun, cadence: str) -> None:
+    """Every row that the files tell of, once and in order."""
+    found, history = rows(server), History.load(folder() / "rwc.safetensors")
+    with (folder() / "metrics.csv").open() as file:
+        epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert len(epochs) == EPOCHS
+    sent = [row for row in found if "epoch" in row]
+    for key in ("epoch", "train/loss", "train/accuracy", "test/loss", "test/accuracy"):
+        assert [row[key] for row in sent] == [epoch[key] for epoch in epochs]
+    every = 6  # A row ends with the epoch.
+    assert history.steps.tolist() == list(range(1, STEPS + 1)) if cadence == "steps" else list(range(6, 49, 6))
+    layer = f"rwc/{history.layers[3].replace('.', '/')}"
+    means = history.rwc[:, 3].astype(float).reshape(EPOCHS, -1).mean(1).tolist()
+    sent = [row for row in found if layer in row]
+    assert [row["rwc/step"] for row in sent] == list(range(every, STEPS + 1, every))
+    assert [row[layer] for row in sent] == pytest.approx(means, rel=1e-6)
+    histograms = [row["rwc/step"] for row in found if f"hist/update/{layer[4:]}" in row]
+    assert histograms == list(range(5, STEPS + 1, 5) if cadence == "steps" else range(6, 49, 6))
+    assert server.summary["test/last_accuracy"] == epochs[-1]["test/accuracy"]
+    assert "rwc_summary/findings" in server.summary
+    assert (server.state, server.exit_code) == ("finished", 0)
+    Path("uploaded.safetensors").write_bytes(server.files["rwc.safetensors"])
+    np.testing.assert_array_equal(History.load(Path("uploaded.safetensors")).rwc, history.rwc)
+    assert "rwc_charts/rwc_curves_table" in server.tables
+    assert read_result(folder()) is not None
+    assert not (folder() / "rows.jsonl").exists()
+
+
+CASES = [("epochs", 1, []), ("steps", 2, [])]
+if KILLS > 1:
+    CASES += [("epochs", 2, []), ("steps", KILLS, []), ("epochs", 2, TORCHRUN), ("steps", 1, TORCHRUN)]
+
+
+@pytest.mark.parametrize(("cadence", "kills", "launcher"), CASES)
+def test_a_killed_training(cadence: str, kills: int, launcher: list[str], standin: StandIn) -> None:
+    draw = random.Random(kills)
+    for number in range(kills):
+        process = start(cadence, launcher)
+        wait_for(lambda number=number: epochs_done(2 + 4 * number // kills), process)
+        time.sleep(draw.uniform(0, 0.3))
+        kill_training(process)
+    finished(start(cadence, launcher))
+    (server,) = standin.runs.values()
+    assert_whole(server, cadence)
+
+
+@pytest.mark.parametrize("cadence", CADENCES if KILLS > 1 else ["epochs"])
+def test_a_killed_process_of_wandb(cadence: str, standin: StandIn) -> None:
+    process = start(cadence)
+    wait_for(lambda: epochs_done(3), process)
+    kill_wandb(process)
+    said = finished(process)
+    assert said.count("W&B takes no rows (its process has ended") == 1, said
+    (server,) = standin.runs.values()
+    assert_whole(server, cadence)
