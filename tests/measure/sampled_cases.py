@@ -11,8 +11,9 @@ import torch.distributed as distributed
 from outsider import Recorder
 from sharded_cases import Gathered, _spread, sharded, whole
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import Replicate, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from rwc_wandb import Monitor, watch
@@ -121,6 +122,28 @@ def columns(folder: Path) -> None:
     assert 0.8 < np.std(scores) < 1.2
 
 
+def parts_follow_each_other(_: Path) -> None:
+    """In four processes: each layer's parts, however it is sharded, are all of its elements, and each once."""
+    places = {"0": [Shard(0), Shard(1)], "1": [Replicate(), Shard(1)], "3": [Shard(1), Replicate()]}
+    layouts = [
+        _spread(network(), (2, 2), places),
+        _spread(network(), (2, 2), {key: [Shard(1), Shard(0)] for key in "01"}),
+        _spread(network(), (4,), {key: [Shard(1)] for key in "013"}),
+        sharded(network()),
+        sharded(network(), mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))),
+    ]
+    for model in layouts:
+        monitor = watch(model, run=False, histogram_every=None, sample=50)
+        mine = [(sample.start, sample.stop) for sample in monitor._measuring.tracked._samples if sample is not None]
+        everyones: list[list[tuple[int, int]]] = [[]] * 4
+        distributed.all_gather_object(everyones, mine)
+        for parts, size in zip(zip(*everyones, strict=True), (2343, 3621, 51), strict=True):
+            filled = sorted(part for part in parts if part[0] < part[1])
+            assert [start for start, _ in filled] == [0, *(stop for _, stop in filled[:-1])]
+            assert filled[-1][1] == size
+        monitor.close()
+
+
 def _local(whole: Tensor, parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -173,4 +196,4 @@ def load_state(folder: Path) -> None:
 
 
 IN_TWO = [fsdp2, shared, fsdp1, shares_are_as_small_as_the_samples, columns, save_state, load_state]
-IN_FOUR = [fsdp2, shared, columns, load_state]
+IN_FOUR = [fsdp2, shared, columns, parts_follow_each_other, load_state]

@@ -157,8 +157,6 @@ def rates(statistics: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def errors(statistics: Tensor) -> Tensor:
-    """The standard errors of RWC from summed statistics [..., 8], as in `sampling.standard_error`; 0 where it is exact,
-    NaN where it is not finite."""
+    """The standard errors of RWC from summed statistics [..., 8], as in `sampling.standard_error`."""
     change, norm = statistics[..., Statistic.CHANGE], statistics[..., Statistic.NORM]
-    error = standard_error(change, norm, *statistics[..., EXACT:].unbind(-1))
-    return torch.where(statistics[..., Statistic.NONFINITE] > 0, torch.nan, error)
+    return standard_error(change, norm, *statistics[..., EXACT:].unbind(-1))
