@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +250,48 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([command, "--help"])
     assert ended.value.code == 0
     assert f"usage: rwc-wandb {command}" in capsys.readouterr().out
+
+
+CONFIGURATIONS = {
+    "FSDP": """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config: {fsdp_version: 1, fsdp_sharding_strategy: FULL_SHARD, fsdp_auto_wrap_policy: NO_WRAP}
+""",
+    "DeepSpeed": """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+deepspeed_config: {zero_stage: 2, gradient_accumulation_steps: 1}
+""",
+}
+
+INSTALLED = {
+    "deepspeed/__init__.py": "",
+    "deepspeed/launcher/runner.py": "DEEPSPEED_ENVIRONMENT_NAME = '.deepspeed_env'",
+    "deepspeed-0.17.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.17.0\n",
+}
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_a_real_launcher_with_a_configuration_that_shards(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(CONFIGURATIONS[name] + "num_processes: 1\nnum_machines: 1\nmixed_precision: 'no'\nuse_cpu: true\n")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    words = ["accelerate.commands.launch", "--config_file", file, "-m", "rwc_wandb", "train", "--epochs=1"]
+    command = [sys.executable, "-m", *words, "--dataset=digits"]
+    # The launcher wants DeepSpeed installed; it takes one name of it, and runs nothing of it before the script does.
+    packages = tmp_path / "packages"
+    for path, text in INSTALLED.items():
+        (packages / path).parent.mkdir(parents=True)
+        (packages / path).write_text(text)
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(packages), *sys.path])}
+    result = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=200, check=False
+    )
+    said = result.stdout + result.stderr
+    sentence = f"rwc-wandb: accelerate is configured for {name}, which rwc-wandb train does not support"
+    assert said.count(sentence) == 1, said
+    # The launcher's own status is 1 for every failure of its script, whose status it tells.
+    assert re.search(r"exit status 2\b|exitcode\s*: 2\b", said) or result.returncode == 2, said
+    assert list(folder.iterdir()) == []

@@ -18,6 +18,7 @@ pytest.importorskip("lightning")
 
 from rwc_wandb import watch
 from rwc_wandb.integrations.lightning import RWCCallback
+from rwc_wandb.measure.delivery import MonitoringStopped
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -179,3 +180,17 @@ def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:
     assert callback.monitor is not None
     assert callback.monitor.closed
     weights.check(callback.monitor.history)
+
+
+def test_a_checkpoint_of_other_layers_begins_a_new_series_and_says_so(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    callbacks = importlib.import_module("lightning.pytorch.callbacks")
+    saving = callbacks.ModelCheckpoint(tmp_path, filename="seven", every_n_train_steps=7, save_top_k=-1)
+    fit(pl, module(pl, Weights()), RWCCallback(run=False), tmp_path, enable_checkpointing=True, more=[saving])
+    resumed = RWCCallback(run=False, layers=r"net\.2$")
+    with pytest.warns(MonitoringStopped, match="begins a new series at optimizer step 0, .* Training goes on"):
+        trainer = fit(pl, module(pl, Weights()), resumed, tmp_path, ckpt_path=tmp_path / "seven.ckpt")
+    assert trainer.global_step == 12
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.layers == ["net.2"]
+    assert resumed.monitor.history.steps.tolist() == [1, 2, 3, 4, 5]
