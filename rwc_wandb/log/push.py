@@ -1,4 +1,5 @@
-"""`rwc-wandb charts push ENTITY`: register the charts in W&B, once, so that runs can log them by name."""
+"""`rwc-wandb charts push ENTITY`: register the charts in W&B, so that runs can log them by name; again after an update,
+where a chart that has changed gets a name of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import partial
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
-from rwc_wandb.view.charts import CHARTS, spec
+from rwc_wandb.view.charts import CHARTS, registered_name, spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     import wandb
 
     api = said_by_wandb(wandb.Api)
-    for name, shows in CHARTS.items():
+    for chart, shows in CHARTS.items():
+        name = registered_name(chart)
         register = partial(
-            api.create_custom_chart, entity, name, shows, "vega2", arguments.access, json.dumps(spec(name))
+            api.create_custom_chart, entity, name, shows, "vega2", arguments.access, json.dumps(spec(chart))
         )
         try:
             said_by_wandb(register)

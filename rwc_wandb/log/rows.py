@@ -12,7 +12,8 @@ import wandb
 from numpy.typing import NDArray
 
 from rwc_wandb.log.alerts import Alerts
-from rwc_wandb.log.charts import log_charts
+from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM
+from rwc_wandb.log.charts import LiveCharts, log_charts
 from rwc_wandb.log.outbox import LayerSums, Outbox, Row
 from rwc_wandb.log.summary import findings_text, summary_of
 from rwc_wandb.log.watched_run import watched
@@ -78,6 +79,7 @@ class RunRows(Delivery):
         self._name_keys()
         self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
         self._shown_at = time.monotonic()
+        self._live = LiveCharts(run, prefix)
         define_axes(run, prefix)
 
     def _name_keys(self) -> None:
@@ -138,6 +140,9 @@ class RunRows(Delivery):
             if self._watched.flow.allows(self._values_per_row):
                 last = _sums(self.history.steps[-50:], self.history.rwc[-50:])
                 self.run.summary.update(self._row_of(last))
+        is_due = self._live.is_due() and len(self.history) and not self.run.disabled
+        if is_due and self._watched.flow.allows(3 * VALUES_PER_HISTOGRAM):  # Tables go as files.
+            self._live.renew(self.history)
 
     def end(self) -> None:
         self._watched.monitors.pop(self, None)
@@ -148,6 +153,7 @@ class RunRows(Delivery):
         if self.file is None:
             return
         seconds = SECONDS_TO_STOP if self._watched.is_stopped else SECONDS_TO_ANSWER
+        self._live.end(seconds)
         if not self._watched.flow.wait(seconds):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()

@@ -12,7 +12,7 @@ from typing import Any
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.log.charts import ENTITY_VARIABLE
-from rwc_wandb.view.charts import LAYER_COLUMNS
+from rwc_wandb.view.charts import LAYER_COLUMNS, registered_name
 
 NEWEST_RUNS = 20
 """Runs that are asked for the names of their layers and metrics."""
@@ -118,7 +118,7 @@ def _overview(wr: Any, keys: Sequence[str], prefix: str) -> list[Any]:
 def _heat_maps(wr: Any, charts_of: str, prefix: str) -> list[Any]:
     return [
         wr.CustomChart(
-            chart_name=f"{charts_of}/rwc_heatmap",
+            chart_name=f"{charts_of}/{registered_name('rwc_heatmap')}",
             # The curves' table has the same rows and is there where the charts were not registered, too.
             query={"summaryTable": {"tableKey": f"{prefix}_charts/rwc_curves_table"}},
             chart_fields={column: column for column in LAYER_COLUMNS},

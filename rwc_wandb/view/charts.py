@@ -36,6 +36,9 @@ CHARTS = {
 }
 """Chart name, which is also its spec's file and its name in W&B: what it shows."""
 
+VERSIONS = dict.fromkeys(CHARTS, 1)
+"""Of each chart's spec. W&B has no call that changes a registered chart: a changed spec is registered beside it."""
+
 RATIO_CHARTS = {
     "rwc_ratio": "ratio of every layer's RWC over time",
     "rwc_ratio_stages": "ratio of RWC over time, one line per stage",
@@ -157,6 +160,11 @@ def spec(name: str) -> dict[str, Any]:
     """The Vega-Lite spec of a chart in W&B's template language."""
     loaded: dict[str, Any] = json.loads((Path(__file__).parent / "specs" / f"{name}.json").read_text("utf-8"))
     return loaded
+
+
+def registered_name(name: str) -> str:
+    """What a chart is called in W&B: `rwc_heatmap`, then `rwc_heatmap_v2`. Runs logged with an earlier one keep it."""
+    return name if VERSIONS[name] == 1 else f"{name}_v{VERSIONS[name]}"
 
 
 def filled(template: Any, fields: dict[str, str], strings: dict[str, str]) -> Any:

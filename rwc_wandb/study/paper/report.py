@@ -15,7 +15,7 @@ from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accurac
 from rwc_wandb.study.paper.claims import READING, markdown, with_disagreements
 from rwc_wandb.study.paper.runs import read_groups
 from rwc_wandb.study.paper.trends import trends
-from rwc_wandb.view.charts import LAYER_COLUMNS
+from rwc_wandb.view.charts import LAYER_COLUMNS, registered_name
 
 _INTRODUCTION = """\
 **Relative Weight Change (RWC)** tells how much a layer learns: by what part of its own size its weights moved between
@@ -210,7 +210,7 @@ def _section(wr: Any, model: str, dataset: str, runs_from: tuple[str, str], char
             **of_stages,
         ),
         wr.CustomChart(
-            chart_name=f"{charts_of}/rwc_heatmap",
+            chart_name=f"{charts_of}/{registered_name('rwc_heatmap')}",
             # The curves' table has the same rows and is there where the charts were not registered, too.
             query={"summaryTable": {"tableKey": "rwc_charts/rwc_curves_table"}},
             chart_fields={column: column for column in LAYER_COLUMNS},
