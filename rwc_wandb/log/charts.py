@@ -18,7 +18,7 @@ from rwc_wandb.view.series import series
 
 if TYPE_CHECKING:
     from wandb import Run
-    from wandb.plot import CustomChart
+    from wandb.plot.custom_chart import CustomChart
 
 ENTITY_VARIABLE = "RWC_WANDB_CHARTS"
 """Environment variable: the W&B user or team who registered the charts (`rwc-wandb charts push ENTITY`)."""
