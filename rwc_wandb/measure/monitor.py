@@ -135,7 +135,7 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
 
-        The snapshots are whole, on the CPU, whatever the ranks: so they can be loaded on another number of them.
+        The snapshots are whole, or all that is drawn of a layer, on the CPU: so another number of ranks can load them.
 
         Returns:
             `step`, counters, `layers`, `history` and `snapshots` (by layer); {} on ranks other than 0, all of which
