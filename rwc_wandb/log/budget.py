@@ -113,3 +113,14 @@ def _ask(run: Run, answer: threading.Event) -> None:
             pass  # The next `run.log` raises it too.
         answer.set()
         return
+
+
+def has_ended(error: Exception) -> bool:
+    """Whether this is how the client says that its process is gone."""
+    return isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError"
+
+
+def cause_of(error: Exception) -> str:
+    """Why W&B takes nothing, in the words of a warning."""
+    reason = f"{type(error).__name__}: {error}".rstrip(": .")
+    return f"W&B's process has ended, killed perhaps because memory was out; {reason}" if has_ended(error) else reason

@@ -12,7 +12,7 @@ import wandb
 from numpy.typing import NDArray
 
 from rwc_wandb.log.alerts import Alerts
-from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM
+from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
 from rwc_wandb.log.outbox import LayerSums, Outbox, Row
 from rwc_wandb.log.summary import findings_text, summary_of
@@ -158,6 +158,9 @@ class RunRows(Delivery):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()
         log_whole(self.run, self.history, self.file.path, self.prefix, with_charts=not self._watched.is_stopped)
+
+    def reason_of(self, error: Exception) -> str:
+        return cause_of(error)
 
     def _rest(self, values: int) -> list[Row]:
         return self._outbox.rest(values) if self._is_logging else []

@@ -67,6 +67,10 @@ class Delivery:
     def log_histograms(self, histograms: Histograms) -> None: ...
     def log_nonfinite(self, layer: str, step: int, count: int) -> None: ...
 
+    def reason_of(self, error: Exception) -> str:
+        """Why logging ends, in the words of a warning."""
+        return f"{type(error).__name__}: {error}".rstrip(": .")
+
     def log_end(self) -> None:
         """Nothing comes after this."""
 
@@ -140,7 +144,7 @@ class Delivery:
             if silently:
                 return
             step = self.history.steps[-1] if len(self.history) else 0
-            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            reason = self.reason_of(error)
             kept = f"monitor.history and {self.file.path} have" if self.file is not None else "monitor.history has"
             warnings.warn(
                 f"rwc_wandb stopped logging at optimizer step {step}: {reason}. Training and measuring go on; {kept} "

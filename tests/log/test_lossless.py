@@ -133,6 +133,28 @@ def test_a_failing_log_ends_logging_only(standin: StandIn, monkeypatch: pytest.M
     np.testing.assert_array_equal(saved.rwc, training.monitor.history.rwc)
 
 
+def test_a_killed_process_of_wandb_is_named_and_the_series_is_whole(standin: StandIn) -> None:
+    training = Training(standin, log_every=5, histogram_every=10)
+    [service] = [one for one in psutil.Process().children(recursive=True) if "wandb-core" in one.name()]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in training.steps(40):
+            if step == 11:
+                service.kill()
+                service.wait(10)
+        training.monitor.close()
+    [line] = [str(one.message) for one in said if one.category is MonitoringStopped]
+    assert "stopped logging" in line
+    assert "W&B's process has ended, killed perhaps because memory was out; " in line
+    assert "disk" not in line
+    saved = History.load(Path(training.run.dir) / "rwc.safetensors")
+    assert saved.steps.tolist() == list(range(1, 41))
+    with pytest.raises(ConnectionError):
+        training.run.finish()
+    with pytest.raises(ConnectionError):
+        wandb.teardown()  # The client of later tests begins anew.
+
+
 def test_a_failing_alert_ends_logging_only(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(standin, log_every=5, histogram_every=None, alert_above=1e-9)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import wandb
 
+from rwc_wandb.log.budget import cause_of, has_ended
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.study.train.tracking.arrived import Arrived
 from rwc_wandb.study.train.tracking.rows_file import RowsFile
@@ -130,7 +131,7 @@ class RecordedRun:
         try:
             self.itself.finish(exit_code=exit_code)
         except Exception as error:
-            if _has_ended(error):
+            if has_ended(error):
                 self._fail(error)
             if not self.failure:
                 raise
@@ -141,7 +142,7 @@ class RecordedRun:
         try:
             self.itself.log(row, commit=commit)
         except Exception as error:
-            if not _has_ended(error):
+            if not has_ended(error):
                 raise  # Rows are taken all the same.
             self._fail(error)
 
@@ -160,23 +161,15 @@ class RecordedRun:
     def _fail(self, error: Exception) -> None:
         if self.failure:
             return
-        reason = f"{type(error).__name__}: {error}".rstrip(": .")
-        if _has_ended(error):
-            reason = f"its process has ended, killed perhaps because memory was out; {reason}"
-        self.failure, self.is_complete = reason, False
+        self.failure, self.is_complete = cause_of(error), False
         self._say(
-            f"W&B takes no rows ({reason}). Training and measuring go on, and every row is kept in {self._file.path}; "
-            "what W&B lacks is sent at the end, or by the same command with --resume."
+            f"W&B takes no rows ({self.failure}). Training and measuring go on, and every row is kept in "
+            f"{self._file.path}; what W&B lacks is sent at the end, or by the same command with --resume."
         )
 
     def _earlier_folders(self) -> list[Path]:
         own = Path(self.itself.dir).parent
         return [folder for folder in own.parent.glob(f"*run-*-{self.itself.id}") if _is_earlier(folder, own)]
-
-
-def _has_ended(error: Exception) -> bool:
-    """Whether this is how the client says that its process is gone."""
-    return isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError"
 
 
 def _is_earlier(folder: Path, own: Path) -> bool:
