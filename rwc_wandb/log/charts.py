@@ -72,7 +72,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
     row: dict[str, Any] = {}
     unreached = not run.offline and (is_being_torn_down(run) or not _server_answers(run))
     for name in made if entity else _PRESETS:
-        plotted = _plotted(name, made[name], entity)
+        plotted = _plotted(name, made[name], _table(made[name]), entity)
         if unreached:
             _bind(plotted, run, f"{prefix}_charts/{name}")
         row[f"{prefix}_charts/{name}"] = plotted
@@ -124,7 +124,7 @@ class LiveCharts:
             made = charts(series([history]), most_rows=MOST_LIVE_ROWS)
             tables = {}
             for name in LIVE_CHARTS if entity else _PRESETS:
-                plotted = _plotted(name, made[name], entity)
+                plotted = _plotted(name, made[name], _untyped_table(made[name]), entity)
                 table_key = _bind(plotted, run, f"{self._prefix}_charts/{name}")
                 # What `run.log` does with a chart, without its row.
                 run._config_callback(key=plotted.spec.config_key, val=plotted.spec.config_value)
@@ -140,8 +140,19 @@ def _entity() -> str | None:
     return os.environ.get(ENTITY_VARIABLE) or None
 
 
-def _plotted(name: str, chart: Chart, entity: str | None) -> CustomChart:
-    table = wandb.Table(columns=list(chart.columns), data=chart.rows)
+def _table(chart: Chart) -> wandb.Table:
+    return wandb.Table(columns=list(chart.columns), data=chart.rows)
+
+
+def _untyped_table(chart: Chart) -> wandb.Table:
+    """The same to be a file of the run, which holds no types: the client would take 0.3 s to find those of 4,000 rows,
+    in a thread that shares the interpreter with training."""
+    table = wandb.Table(columns=list(chart.columns), data=chart.rows[:1], allow_mixed_types=True)
+    table.data.extend(chart.rows[1:])
+    return table
+
+
+def _plotted(name: str, chart: Chart, table: wandb.Table, entity: str | None) -> CustomChart:
     if entity:
         return wandb.plot_table(f"{entity}/{registered_name(name)}", table, chart.fields, chart.strings)
     strings = {"title": chart.strings["title"], "xname": chart.strings["time"]}
