@@ -31,7 +31,7 @@ SECONDS_TO_FINISH = 60
 SECONDS_TO_ANSWER = 5
 """What a server has to tell that a run of ours has ended."""
 
-SECONDS_TO_STOP = 2.0
+SECONDS_TO_STOP = 1.5
 """What a server has in all when the process is being stopped: a launcher that is told to end kills soon."""
 
 
