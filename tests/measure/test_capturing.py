@@ -141,7 +141,10 @@ def trained(watched):
         np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
     return [weight.detach() for weight in matrices]
 
-without = trained(False)
+try:
+    without = trained(False)
+except Exception:
+    raise SystemExit(77)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("default")
     watched = trained(True)
@@ -154,4 +157,7 @@ assert "fullgraph=True" in told and "monitor.measure()" in told
 @pytest.mark.parametrize("kind", ["Adafactor", "Muon"])
 def test_a_step_compiled_as_one_graph_works_as_without_us_and_is_measured_by_hand(kind: str) -> None:
     code = ONE_GRAPH.replace("KIND", kind)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, cwd=__file__.rpartition("/")[0])
+    done = subprocess.run([sys.executable, "-c", code], timeout=300, cwd=__file__.rpartition("/")[0])
+    if done.returncode == 77:
+        pytest.skip(f"this torch has no {kind} whose step compiles as one graph, without us either")
+    assert done.returncode == 0
