@@ -73,7 +73,8 @@ class RunRows(Delivery):
         self.prefix = prefix = self._watched.free_prefix(prefix)
         # A run that several processes share has no step counter to disturb, and does not tell its step either.
         self._rows: RowMode = "own" if run.settings.mode == "shared" else rows
-        self._layers = list(layers)
+        # Not the layers: a run that goes on would keep their weights in memory.
+        self._samples = [layer.sample for layer in layers]
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
         self._histogram_prefix = histogram_prefix(prefix)
         self._name_keys()
@@ -97,7 +98,7 @@ class RunRows(Delivery):
         known = self.history.layers
         super().set_layers(layers)
         indices = [self.history.layers.index(name) for name in known]
-        self._layers = list(layers)
+        self._samples = [layer.sample for layer in layers]
         if self.file is not None:
             self._note_estimates()
         self._alerts.set_layers(self.history.layers, indices)
@@ -172,12 +173,12 @@ class RunRows(Delivery):
 
     def _note_estimates(self) -> None:
         """What the run's configuration says of values that are estimates, if any are."""
-        samples = [layer.sample for layer in self._layers if layer.sample is not None]
+        samples = [sample for sample in self._samples if sample is not None]
         if samples:
             sizes = sorted(set(samples))
             note = {
                 "layers": len(samples),
-                "of_layers": len(self._layers),
+                "of_layers": len(self._samples),
                 "weights_of_each": sizes[0] if len(sizes) == 1 else sizes,
                 "standard_errors": f"rwc_error in {file_of(self.prefix)}",
             }

@@ -155,6 +155,7 @@ def test_a_killed_process_of_wandb(cadence: str, standin: StandIn) -> None:
     assert_whole(server, cadence)
 
 
+@pytest.mark.skipif(KILLS < 2, reason="takes a minute; RWC_KILLS=2 or more runs it")
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_killed_while_it_catches_up(mode: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, one `wandb sync` of the one folder that is left brings the run."""
