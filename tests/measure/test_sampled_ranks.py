@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_on_one_rank() -> None:
     check(*histories(network()))
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, 4] if "RWC_SLOW" in os.environ else [2])
 def test_on_ranks(size: int, tmp_path: Path) -> None:
     case: Case = sharded
     assert verdicts([case], size, tmp_path) == {"sharded": ""}
