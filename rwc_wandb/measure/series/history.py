@@ -128,14 +128,15 @@ class History:
         """A pandas data frame with a row for every layer at every measurement, T L rows in all.
 
         Its columns are `step` (int64); `layer`, `role`, `block`, `stage` (categories in forward order; no block where a
-        layer does not repeat); `rwc`, `rwc_elementwise` and `rwc_error` (float32, NaN and inf as they were measured).
+        layer does not repeat); `rwc`, `rwc_elementwise` and, where some of it are estimates, `rwc_error` (float32, NaN
+        and inf as they were measured).
 
         Raises:
             ModuleNotFoundError: pandas is missing.
         """
         words = {key: getattr(self, f"{key}s") for key in ("layer", "role", "block", "stage")}
-        values = {key: getattr(self, key) for key in ("rwc", "rwc_elementwise", "rwc_error")}
-        return data_frame(self.steps, words, values)
+        values = self.series()
+        return data_frame(values.pop("steps"), words, values)
 
     def without_measurements(self) -> History:
         """An empty history of the same layers."""
