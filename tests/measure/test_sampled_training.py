@@ -234,8 +234,6 @@ def test_the_errors_in_a_file_and_with_further_layers(tmp_path: Path) -> None:
     loaded = History.load(path)
     np.testing.assert_array_equal(loaded.rwc_error, monitor.history.rwc_error)
     assert loaded.rwc_error.dtype == np.float32
-    pytest.importorskip("pandas")
-    np.testing.assert_array_equal(loaded.to_pandas().rwc_error, monitor.history.rwc_error.ravel())
     wider = History(["new", *NAMES], ["early"] * 4, [1, 2, 3, 4])
     loaded.take_on(wider)
     np.testing.assert_array_equal(loaded.rwc_error[:, 1:], monitor.history.rwc_error)
@@ -245,6 +243,8 @@ def test_the_errors_in_a_file_and_with_further_layers(tmp_path: Path) -> None:
     exact.append(range(100), values, values)
     exact.append(range(100, 200), values, values, 0.5 * values)
     assert exact.rwc_error.sum(1).tolist() == [0] * 100 + [1.5] * 100
+    pytest.importorskip("pandas")
+    np.testing.assert_array_equal(monitor.history.to_pandas().rwc_error, monitor.history.rwc_error.ravel())
 
 
 def test_nothing_waits_for_the_device() -> None:
