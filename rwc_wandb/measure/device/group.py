@@ -21,7 +21,7 @@ from rwc_wandb.measure.kernels import (
 from rwc_wandb.measure.kernels.flat_memory import is_dense
 from rwc_wandb.measure.kernels.sampled_reference import SinglePrecisionSampledReduction
 from rwc_wandb.measure.kernels.sampling import Sample
-from rwc_wandb.measure.kernels.single_precision import SinglePrecisionReduction, has_float64
+from rwc_wandb.measure.kernels.single_precision import SinglePrecisionReduction
 
 HISTOGRAM_BINS = 64
 MOST_BUFFERED = 50
@@ -52,27 +52,20 @@ class DeviceGroup:
         device = self.weights[0].device
         self._order = StreamOrder(device)
         self._host_memory = HostMemory()
-        self._first_rows: list[int] | None = None
         self._sampled: SampledReduction | None = None
-        rows, dtype = len(self.weights), torch.float64
         bins = HISTOGRAM_BINS if histograms else None
         self.reduction: Reduction | SampledReduction
         if samples is not None:
-            if has_float64(device):
-                self._sampled = sampled_reduction_for(self.weights, samples, bins)
-            else:
-                self._sampled = reduction = SinglePrecisionSampledReduction(self.weights, samples)
-                self._first_rows, rows, dtype = reduction.first_rows, reduction.rows, torch.float32
-            self.reduction = self._sampled
+            self.reduction = self._sampled = sampled_reduction_for(self.weights, samples, bins)
             self._snapshots = self._sampled.snapshots
         else:
             # preserve_format keeps channels_last and other dense strides, so that memory order agrees pairwise.
             self._snapshots = [torch.empty_like(weight).copy_(weight) for weight in self.weights]
-            if has_float64(device):
-                self.reduction = reduction_for(self.weights, self._snapshots, bins)
-            else:
-                self.reduction = exact = SinglePrecisionReduction(self.weights, self._snapshots)
-                self._first_rows, rows, dtype = exact.first_rows, exact.rows, torch.float32
+            self.reduction = reduction_for(self.weights, self._snapshots, bins)
+        self._first_rows: list[int] | None = None
+        rows, dtype = len(self.weights), torch.float64
+        if isinstance(self.reduction, (SinglePrecisionReduction, SinglePrecisionSampledReduction)):
+            self._first_rows, rows, dtype = self.reduction.first_rows, self.reduction.rows, torch.float32
         columns = EXACT if samples is None else len(Statistic)
         self.buffer = torch.zeros(capacity, rows, columns, dtype=dtype, device=device)
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.reference import ReferenceReduction
-from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
+from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction, SinglePrecisionSampledReduction
 from rwc_wandb.measure.kernels.sampling import Sample, standard_error
+from rwc_wandb.measure.kernels.single_precision import SinglePrecisionReduction, has_float64
 
 Kernel = TypeVar("Kernel")
 
@@ -91,11 +92,13 @@ class SampledReduction(Protocol):
 
 
 def reduction_for(weights: Sequence[Tensor], snapshots: Sequence[Tensor], bins: int | None = None) -> Reduction:
-    """The fastest reduction for where the weights live (one device, which has float64) and for their dtype.
+    """The fastest reduction for where the weights live (one device) and for their dtype.
 
     Args:
         bins: compile what histograms of so many bins need, too; None: there will be none.
     """
+    if not has_float64(weights[0].device):
+        return SinglePrecisionReduction(weights, snapshots)
     device, dtype = weights[0].device.type, weights[0].dtype
     # Where numba (the extra `cpu`) or triton is missing or does not load, plain torch computes the same.
     if device == "cpu" and dtype in (torch.float32, torch.float64):
@@ -116,6 +119,8 @@ def sampled_reduction_for(
     weights: Sequence[Tensor], samples: Sequence[Sample], bins: int | None = None
 ) -> SampledReduction:
     """As `reduction_for`, for samples."""
+    if not has_float64(weights[0].device):
+        return SinglePrecisionSampledReduction(weights, samples)
     device, dtype = weights[0].device.type, weights[0].dtype
     if device == "cpu":
         with contextlib.suppress(ImportError):
