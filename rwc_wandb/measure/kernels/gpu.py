@@ -70,7 +70,7 @@ class GPUReduction:
         self._measure(statistics, len(self._table))
 
     def _measure(self, statistics: Tensor, chunks: int) -> None:
-        with self._on_device():
+        with launching_on(self._device):
             kernels.measure_chunks[(chunks,)](self._table, self._sums, ELEMENT=self._element, **_OPTIONS)
             kernels.sum_layers[(len(statistics), 5)](self._sums, self._firsts, statistics, **_LAYER_OPTIONS)
 
@@ -80,7 +80,7 @@ class GPUReduction:
         ranges = torch.empty(2, layers, 2, device=self._device)
         counts = torch.zeros(2, layers, bins, dtype=torch.int64, device=self._device)
         slots = triton.next_power_of_2(bins)
-        with self._on_device():
+        with launching_on(self._device):
             kernels.limit_chunks[(chunks,)](self._table, limits, ELEMENT=self._element, **_LIMIT_OPTIONS)
             kernels.limit_layers[(layers, 2)](limits, self._firsts, ranges, **_LAYER_OPTIONS)
             kernels.count_chunks[(chunks,)](
@@ -88,9 +88,10 @@ class GPUReduction:
             )
         return counts, ranges
 
-    def _on_device(self) -> contextlib.AbstractContextManager[object]:
-        """Triton launches on the current device, which need not be that of the weights."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
+
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of the weights."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _chunks(weight: Tensor, snapshot: Tensor, layer: int, chunk: int) -> Tensor:

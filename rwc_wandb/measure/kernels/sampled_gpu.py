@@ -6,7 +6,6 @@ Per element of the sample a measurement moves one sector of the weights (32 byte
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels
-from rwc_wandb.measure.kernels.gpu import _LAYER_OPTIONS, DTYPES, GPUReduction
+from rwc_wandb.measure.kernels.gpu import _LAYER_OPTIONS, DTYPES, GPUReduction, launching_on
 from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
 from rwc_wandb.measure.kernels.sampled_triton import gather_sample, measure_sample
 from rwc_wandb.measure.kernels.sampling import Sample
@@ -63,7 +62,7 @@ class GPUSampledReduction(ReferenceSampledReduction):
         self._measure(statistics, len(self._table))
 
     def _measure(self, statistics: Tensor, chunks: int) -> None:
-        with self._on_device():
+        with launching_on(self._device):
             measure_sample[(chunks,)](
                 self._table, self.number, self._spreads, self._snapshot, self._sums, ELEMENT=self._element, **_OPTIONS
             )
@@ -74,12 +73,8 @@ class GPUSampledReduction(ReferenceSampledReduction):
         self._launch_gather(target, len(self._table))
 
     def _launch_gather(self, target: Tensor, chunks: int) -> None:
-        with self._on_device():
+        with launching_on(self._device):
             gather_sample[(chunks,)](self._table, self.number, target, ELEMENT=self._element, **_OPTIONS)
-
-    def _on_device(self) -> contextlib.AbstractContextManager[object]:
-        """Triton launches on the current device, which need not be that of the weights."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
 
 
 def _chunks(weight: Tensor, slot: int, count: int, layer: int, sample: Sample) -> Tensor:
