@@ -160,9 +160,9 @@ def find_layers(
         raise ValueError(nothing_to_track(model, choice, optimizers, is_own, unmeasured))
     left_out = [(name, parameter) for name, parameter in unmeasured if parameter.requires_grad]
     if left_out and isinstance(choice, str):
-        some = ", ".join(name for name, _ in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         warnings.warn(
-            f"rwc_wandb does not measure {some} of {type(model).__name__}: {kinds_of(left_out)} cannot be measured.",
+            f"rwc_wandb does not measure {listed([name for name, _ in left_out])} of {type(model).__name__}: "
+            f"{kinds_of(left_out)} cannot be measured.",
             stacklevel=3,
         )
     names = [name for name, *_ in found]
@@ -207,6 +207,11 @@ def default_stages(names: Sequence[str]) -> list[str]:
         first = next(depth for depth, label in enumerate(labels) if label)
         return [label or ("stem" if depth < first else "head") for depth, label in enumerate(labels)]
     return [("early", "middle", "later")[3 * depth // len(names)] for depth in range(len(names))]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names, for a warning."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _layer_name(full_name: str, taken: set[str]) -> str:

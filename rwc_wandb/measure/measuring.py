@@ -14,7 +14,7 @@ from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.histograms import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
-from rwc_wandb.measure.layers import Layer
+from rwc_wandb.measure.layers import Layer, listed
 from rwc_wandb.measure.series.state import Snapshot
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.tracked import TrackedWeights
@@ -130,7 +130,7 @@ class Measuring:
         if others := sorted(set(snapshots) - fitting):
             warnings.warn(
                 f"rwc_wandb: the state was saved with other samples of {len(others)} layers "
-                f"({_listed([self._layers[index].name for index in others])}): their RWC is NaN once, and then of "
+                f"({listed([self._layers[index].name for index in others])}): their RWC is NaN once, and then of "
                 "this run's. The same sample= and the same sharding avoid that.",
                 stacklevel=2,
             )
@@ -154,12 +154,8 @@ class Measuring:
         self._jumped |= jumped
         if changed:
             warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({_listed(changed)}) were replaced, resized or "
+                f"rwc_wandb: the weights of {len(changed)} layers ({listed(changed)}) were replaced, resized or "
                 f"removed before step {self._count.step}: their snapshots are taken anew and their RWC at this step is "
                 "NaN.",
                 stacklevel=2,
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
