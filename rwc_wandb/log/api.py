@@ -1,8 +1,9 @@
-"""Calls of W&B's API from the command line: what it refuses becomes one sentence."""
+"""Calls of W&B: what it refuses becomes one sentence, and an answer that does not come an error."""
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,6 +38,32 @@ def said_by_wandb(call: Callable[[], Result]) -> Result:
     # What the client raises has no common base: wandb.Error, errors of its service process, of requests, ValueError.
     except Exception as error:
         raise UserError(f"W&B: {_in_one_line(error)}") from error
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """The call's result. A thread waits for it, which is left behind when `seconds` are over.
+
+    Raises:
+        TimeoutError: they are over.
+        Exception: the call's own.
+    """
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def act() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return results[0]
 
 
 def _in_one_line(error: Any) -> str:

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import wandb
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.log.api import within
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -33,7 +33,6 @@ SECONDS_TO_ANSWER = 5
 
 SECONDS_TO_STOP = 1.5
 """What a server has in all when the process is being stopped: a launcher that is told to end kills soon."""
-
 
 SECONDS_UNWRITTEN = 1.0
 """What W&B's process has not yet written to the run's file, which is what a kill leaves to `wandb sync`. The client's
@@ -112,25 +111,13 @@ def finish_run(run: Run, exit_code: int | None = None, is_stopped: bool = False)
     """
     if not is_stopped:
         return _finish(run, exit_code)
-    outcome: list[str | Exception] = []
-
-    def finish() -> None:
-        try:
-            outcome.append(_finish(run, exit_code))
-        except Exception as error:
-            outcome.append(error)
-
-    # The client fixes `finish_timeout` when the run is opened; so a thread waits for it, and is left behind.
-    thread = Thread(target=finish, daemon=True)
-    thread.start()
-    thread.join(SECONDS_TO_STOP)
-    if not outcome:
+    try:
+        # The client fixes `finish_timeout` when the run is opened.
+        return within(SECONDS_TO_STOP, lambda: _finish(run, exit_code))
+    except TimeoutError:
         # Else W&B's exit handler would wait for its process. That process ends when it sees that ours has.
         getattr(_connection_of(run), "_cleanup", lambda: None)()
         return f"W&B has not taken all of the run before the stop; later: {_sync_of(run)}"
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
 
 
 def _finish(run: Run, exit_code: int | None) -> str:

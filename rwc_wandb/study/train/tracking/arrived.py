@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from inspect import signature
 from typing import TYPE_CHECKING
 
+from rwc_wandb.log.api import within
 from rwc_wandb.log.opening import known_run
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.log.rows import slashed
@@ -46,24 +46,8 @@ class Arrived:
         Raises:
             Exception: it does not tell, or not within `SECONDS_TO_TELL`.
         """
-        answers: dict[str, set[int]] = {}
-        failures: list[Exception] = []
-
-        def ask() -> None:
-            try:
-                answers.update(_asked(run, layer))
-            except Exception as error:
-                failures.append(error)
-
-        # In a thread: the client itself would try again for hours.
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(SECONDS_TO_TELL)
-        if failures:
-            raise failures[0]
-        if thread.is_alive():
-            raise TimeoutError(f"no answer within {SECONDS_TO_TELL} s")
-        self._there = answers
+        # The client itself would try again for hours.
+        self._there = within(SECONDS_TO_TELL, lambda: _asked(run, layer))
 
 
 def _asked(run: Run, layer: str) -> dict[str, set[int]]:
