@@ -58,7 +58,8 @@ def optional(kind: Kind, none: str = "none", takes: str = "") -> Kind:
 
 
 COUNT = whole(1)
-SAMPLE = optional(whole(2, 30), takes="a whole number of weights from 2 to below 2^30, or None for all of them")
+SAMPLE = whole(2, 30)
+_SAMPLE = optional(SAMPLE, takes="a whole number of weights from 2 to below 2^30, or None for all of them")
 _LIMIT = optional(Kind("", (float, int), lambda value: value > 0), takes="a number above 0, or None for no alert")
 _WATCH = {
     "every": COUNT,
@@ -72,9 +73,9 @@ _WATCH = {
     "alert_above": _LIMIT,
     "alert_below": _LIMIT,
     "sample": Kind(
-        f"{SAMPLE.takes}, or a dict from regular expressions for layer names to them",
+        f"{_SAMPLE.takes}, or a dict from regular expressions for layer names to them",
         (int, Mapping, NONE),
-        lambda value: SAMPLE.fits(value) or _is_dict_of_samples(value),
+        lambda value: _SAMPLE.fits(value) or _is_dict_of_samples(value),
     ),
     "share": Kind("True or False", (bool,)),
 }
@@ -82,7 +83,7 @@ _WATCH = {
 
 
 def _is_dict_of_samples(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) and SAMPLE.fits(value[key]) for key in value):
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and _SAMPLE.fits(value[key]) for key in value):
         return False
     try:
         return all(re.compile(key) for key in value)

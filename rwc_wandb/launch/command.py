@@ -15,7 +15,7 @@ from types import ModuleType, TracebackType
 
 from rwc_wandb.errors import UserError
 from rwc_wandb.launch.finding import Finder
-from rwc_wandb.options import COUNT, SAMPLE
+from rwc_wandb.options import COUNT, SAMPLE, optional
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,11 +136,12 @@ def _steps_or_none(word: str) -> int | None:
 
 
 def _weights_or_none(word: str) -> int | None:
+    kind = optional(SAMPLE)
     try:
-        count: int | None = SAMPLE.parse(word)
+        count: int | None = kind.parse(word)
     except ValueError:
         count = 0
-    if not SAMPLE.fits(count):
+    if not kind.fits(count):
         raise argparse.ArgumentTypeError(
             f'{word!r} is no whole number of weights from 2 to below 2^30, nor "none" for all of them'
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.options import Kind, optional
+from rwc_wandb.options import SAMPLE, Kind, optional
 from rwc_wandb.study.train import kinds
 
 
@@ -59,7 +59,7 @@ class TrainConfig:
     sample: int | None = _option(
         None,
         "measure layers with more than so many weights from a random sample of as many",
-        optional(kinds.SAMPLE),
+        optional(SAMPLE),
     )
     target_accuracy: float | None = _option(
         None,

@@ -26,7 +26,6 @@ def _is_name(value: str) -> bool:
 
 
 COUNT = whole(1, bits=31)
-SAMPLE = whole(2, bits=30)
 SEED = whole(0, bits=32)
 CADENCE = Kind(
     f'"epoch" or {COUNT.takes} (optimizer steps)',
