@@ -115,20 +115,31 @@ def _overview(wr: Any, keys: Sequence[str], prefix: str) -> list[Any]:
     return panels
 
 
+def heat_map(wr: Any, charts_of: str, prefix: str, title: str, subtitle: str, **options: Any) -> Any:
+    """The panel of a workspace or report that draws the heat map, which `charts_of` has registered.
+
+    Args:
+        options: further ones of `wr.CustomChart`, such as its layout.
+    """
+    return wr.CustomChart(
+        chart_name=f"{charts_of}/{registered_name('rwc_heatmap')}",
+        # The curves' table has the same rows and is there where the charts were not registered, too.
+        query={"summaryTable": {"tableKey": f"{prefix}_charts/rwc_curves_table"}},
+        chart_fields={column: column for column in LAYER_COLUMNS},
+        chart_strings={
+            "title": title,
+            "subtitle": subtitle,
+            "value": "RWC (no unit, log scale)",
+            "time": "epoch (of rwc-wandb train), or optimizer step",
+        },
+        **options,
+    )
+
+
 def _heat_maps(wr: Any, charts_of: str, prefix: str) -> list[Any]:
+    subtitle = "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured."
     return [
-        wr.CustomChart(
-            chart_name=f"{charts_of}/{registered_name('rwc_heatmap')}",
-            # The curves' table has the same rows and is there where the charts were not registered, too.
-            query={"summaryTable": {"tableKey": f"{prefix}_charts/rwc_curves_table"}},
-            chart_fields={column: column for column in LAYER_COLUMNS},
-            chart_strings={
-                "title": "RWC of every layer over time",
-                "subtitle": "Bright: the layer changes much. Dark: it hardly learns. Blank: not measured.",
-                "value": "RWC (no unit, log scale)",
-                "time": "epoch (of rwc-wandb train), or optimizer step",
-            },
-        ),
+        heat_map(wr, charts_of, prefix, "RWC of every layer over time", subtitle),
         wr.MediaBrowser(title="All charts of a run in one page", media_keys=[f"{prefix}_charts/page"]),
         wr.MarkdownPanel(
             markdown=f"The heat map needs the custom charts in W&B: `rwc-wandb charts push {charts_of}`, once. Runs "

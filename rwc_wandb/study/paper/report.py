@@ -11,11 +11,11 @@ from typing import Any
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.log.summary import NOTHING
+from rwc_wandb.log.workspace import heat_map
 from rwc_wandb.study.paper.accuracies import PAPER_ACCURACY, Accuracies, accuracies_of, accuracy_table
 from rwc_wandb.study.paper.claims import READING, markdown, with_disagreements
 from rwc_wandb.study.paper.runs import read_groups
 from rwc_wandb.study.paper.trends import trends
-from rwc_wandb.view.charts import LAYER_COLUMNS, registered_name
 
 _INTRODUCTION = """\
 **Relative Weight Change (RWC)** tells how much a layer learns: by what part of its own size its weights moved between
@@ -209,17 +209,12 @@ def _section(wr: Any, model: str, dataset: str, runs_from: tuple[str, str], char
             layout=wr.Layout(x=0, y=0, w=12, h=12),
             **of_stages,
         ),
-        wr.CustomChart(
-            chart_name=f"{charts_of}/{registered_name('rwc_heatmap')}",
-            # The curves' table has the same rows and is there where the charts were not registered, too.
-            query={"summaryTable": {"tableKey": "rwc_charts/rwc_curves_table"}},
-            chart_fields={column: column for column in LAYER_COLUMNS},
-            chart_strings={
-                "title": f"{name}: RWC of every layer over time",
-                "subtitle": "Mean over the runs. Bright: the layer changes much. Dark: it hardly learns.",
-                "value": "RWC (no unit, log scale)",
-                "time": "epoch (of rwc-wandb train), or optimizer step",
-            },
+        heat_map(
+            wr,
+            charts_of,
+            "rwc",
+            f"{name}: RWC of every layer over time",
+            "Mean over the runs. Bright: the layer changes much. Dark: it hardly learns.",
             layout=wr.Layout(x=12, y=0, w=12, h=12),
         ),
     ]
