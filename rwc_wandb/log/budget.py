@@ -7,6 +7,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+from rwc_wandb.measure.delivery import described
+
 if TYPE_CHECKING:
     from wandb import Run
 
@@ -122,5 +124,5 @@ def has_ended(error: Exception) -> bool:
 
 def cause_of(error: Exception) -> str:
     """Why W&B takes nothing, in the words of a warning."""
-    reason = f"{type(error).__name__}: {error}".rstrip(": .")
+    reason = described(error)
     return f"W&B's process has ended, killed perhaps because memory was out; {reason}" if has_ended(error) else reason

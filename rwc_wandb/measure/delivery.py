@@ -40,6 +40,11 @@ class MonitoringStopped(UserWarning):
     """Something failed while measuring or logging: training goes on without it."""
 
 
+def described(error: Exception) -> str:
+    """The error in the middle of a sentence."""
+    return f"{type(error).__name__}: {error}".rstrip(": .")
+
+
 class Delivery:
     """Keeps every measurement in `history` and in `file`, if there is one. A subclass logs them: it fills in the
     `log_...` methods, which do nothing here. When one of them fails, logging ends and measuring goes on.
@@ -69,17 +74,15 @@ class Delivery:
 
     def reason_of(self, error: Exception) -> str:
         """Why logging ends, in the words of a warning."""
-        return f"{type(error).__name__}: {error}".rstrip(": .")
+        return described(error)
 
     def log_end(self) -> None:
         """Nothing comes after this."""
 
     def take_in(self, arrived: Arrived) -> None:
         rwc, rwc_elementwise = rates(arrived.statistics)
-        rwc_error = errors(arrived.statistics) if arrived.statistics.shape[-1] > EXACT else None
-        self.history.append(
-            arrived.steps, rwc.numpy(), rwc_elementwise.numpy(), None if rwc_error is None else rwc_error.numpy()
-        )
+        rwc_error = errors(arrived.statistics).numpy() if arrived.statistics.shape[-1] > EXACT else None
+        self.history.append(arrived.steps, rwc.numpy(), rwc_elementwise.numpy(), rwc_error)
         nonfinite = arrived.statistics[..., Statistic.NONFINITE].numpy()
         if not self.alerted and nonfinite.any():
             slot, index = np.argwhere(nonfinite)[0].tolist()
