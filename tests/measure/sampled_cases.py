@@ -9,7 +9,7 @@ import sampled
 import torch
 import torch.distributed as distributed
 from outsider import Recorder
-from sharded_cases import Gathered, _spread, sharded, whole
+from sharded_cases import Gathered, Summoned, _spread, sharded, whole
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
@@ -70,16 +70,6 @@ def fsdp2(folder: Path) -> None:
 def shared(folder: Path) -> None:
     model = DistributedDataParallel(network())
     compared(model, model, "shared", folder, share=True)
-
-
-class Summoned(Recorder):
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        super().__init__([])
-
-    def copy(self) -> list[Tensor]:
-        with FullyShardedDataParallel.summon_full_params(self.model, writeback=False):
-            return [one.detach().clone().contiguous() for one in self.model.parameters() if one.dim() > 1]
 
 
 def fsdp1(folder: Path) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import sampled
 import torch
-from outsider import Recorder, step
-from processes import verdicts
+from outsider import Recorder, run, step
 from sampled_cases import IN_FOUR, IN_TWO, compared, network, resume
 from test_state import saved_and_loaded
 from torch import nn
@@ -31,15 +30,9 @@ def convolutional(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     ).to(dtype)
 
 
-def trained(model: nn.Module, steps: int = 23, row: int = 5, sample: object = 1000) -> tuple[Monitor, Recorder]:
+def trained(model: nn.Module, steps: int = 23, row: int = 5) -> tuple[Monitor, Recorder]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    monitor = watch(model, optimizer, run=False, sample=sample, log_every=row)  # type: ignore[arg-type]
-    recorder = Recorder([layer.parameter for layer in monitor.layers])
-    for _ in range(steps):
-        step(optimizer, model)
-        recorder.note()
-    monitor.close()
-    return monitor, recorder
+    return run(model, optimizer, steps, sample=1000, log_every=row)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -287,21 +280,6 @@ def test_the_free_memory_of_this_machine() -> None:
     found = sampled_layers._free(torch.device("cpu"))
     assert found is not None
     assert 10**7 < found < 10**14
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sampled")
-
-
-@pytest.fixture(scope="module")
-def in_two(folder: Path) -> dict[str, str]:
-    return verdicts(IN_TWO, 2, folder)
-
-
-@pytest.fixture(scope="module")
-def in_four(folder: Path, in_two: dict[str, str]) -> dict[str, str]:
-    return verdicts(IN_FOUR, 4, folder)
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in IN_TWO])

@@ -6,23 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import verdicts
 from sharded_cases import IN_FOUR, IN_TWO, network, resume
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sharded")
-
-
-@pytest.fixture(scope="module")
-def in_two(folder: Path) -> dict[str, str]:
-    return verdicts(IN_TWO, 2, folder)
-
-
-@pytest.fixture(scope="module")
-def in_four(folder: Path, in_two: dict[str, str]) -> dict[str, str]:
-    return verdicts(IN_FOUR, 4, folder)
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in IN_TWO])
