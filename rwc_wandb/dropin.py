@@ -72,12 +72,13 @@ def watch(
             sums are added up once per row. Every rank must then call `watch`.
         sample: of each layer with more weights than that (65_536, say), draw at most so many at random, anew for every
             row, and keep and compare only these: for models whose snapshots would take too much memory. RWC is then an
-            estimate, `history.rwc_error` its standard error, of 65_536 weights about 0.4 % of it under AdamW; weights that
-            are not finite are noticed among those drawn only. A dict gives a number, or None for all, to the layers in whose names a
-            regular expression is found, the first that is: `{"embed": None, "": 65_536}`. Any number of ranks draw the
-            same weights where they hold whole layers or shards of rows (DDP, FSDP); with shards of other dimensions
-            (tensor parallel) the draw depends on their number. Where weights are sharded each rank draws its part. On
-            a CPU a float32 layer takes longer than the whole of it where it has less than 8 times as many weights.
+            estimate, `history.rwc_error` its standard error, of 65_536 weights about 0.4 % of it under AdamW; weights
+            that are not finite are noticed among those drawn only. A dict gives a number, or None for all, to the
+            layers in whose names a regular expression is found, the first that is: `{"embed": None, "": 65_536}`. Any
+            number of ranks draw the same weights where they hold whole layers or shards of rows (DDP, FSDP); with
+            shards of other dimensions (tensor parallel) the draw depends on their number. Where weights are sharded
+            each rank draws its part. On a CPU a float32 layer takes longer than the whole of it where it has less than
+            8 times as many weights.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
