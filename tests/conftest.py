@@ -34,4 +34,6 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
         if not server.is_listening:
             server.start()
         wandb.teardown()
+        if wandb.run is not None and wandb.run.disabled:  # It outlives that: the next test would log to it.
+            wandb.finish()
     assert not server.gaps
