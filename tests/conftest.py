@@ -17,13 +17,10 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
 
     The working directory is `tmp_path`, and so is the place of the client's files.
     """
-    # Imported here, so that tests that need no W&B do not import it.
-    import wandb
-
     monkeypatch.chdir(tmp_path)
     # Forget what wandb read from the environment in an earlier test, and end the process that serves it. That process's
     # address is in the environment: put back after this test, it would lead later tests to a process that is gone.
-    wandb.teardown()
+    forget_wandb()
     with StandIn() as server, mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             del os.environ[name]
@@ -33,7 +30,15 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
         server.faults.clear()
         if not server.is_listening:
             server.start()
-        wandb.teardown()
-        if wandb.run is not None and wandb.run.disabled:  # It outlives that: the next test would log to it.
-            wandb.finish()
+        forget_wandb()
     assert not server.gaps
+
+
+def forget_wandb() -> None:
+    """End W&B's process, and the run of an earlier test."""
+    # Imported here, so that tests that need no W&B do not import it.
+    import wandb
+
+    wandb.teardown()
+    if wandb.run is not None and wandb.run.disabled:  # It outlives that: the next test would log to it.
+        wandb.finish()
