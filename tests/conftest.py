@@ -35,10 +35,11 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
 
 
 def forget_wandb() -> None:
-    """End W&B's process, and the run of an earlier test."""
+    """End W&B's process, and forget the run of an earlier test."""
     # Imported here, so that tests that need no W&B do not import it.
     import wandb
+    from wandb.sdk.lib import module
 
     wandb.teardown()
-    if wandb.run is not None and wandb.run.disabled:  # It outlives that: the next test would log to it.
-        wandb.finish()
+    # Runs that are disabled, or whose process is gone, are still active now: the next test would log to them.
+    module.unset_globals()
