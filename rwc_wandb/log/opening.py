@@ -1,4 +1,4 @@
-"""Opening and ending a W&B run: never a prompt, never a crash, never a wait for ever."""
+"""Opening a W&B run, now or when something is to be logged: never a prompt, never a crash, never a wait for ever."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import atexit
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import wandb
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.log.api import within
+from rwc_wandb.log.ending import call_at_end
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -27,12 +26,6 @@ API key comes before it, and takes up to 10 s more."""
 
 SECONDS_TO_FINISH = 60
 """What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
-
-SECONDS_TO_ANSWER = 5
-"""What a server has to tell that a run of ours has ended."""
-
-SECONDS_TO_STOP = 1.5
-"""What a server has in all when the process is being stopped: a launcher that is told to end kills soon."""
 
 SECONDS_UNWRITTEN = 1.0
 """What W&B's process has not yet written to the run's file, which is what a kill leaves to `wandb sync`. The client's
@@ -99,130 +92,6 @@ def _why_unopened(error: Exception) -> str:
     return f"{kind}, no server reached"
 
 
-def finish_run(run: Run, exit_code: int | None = None, is_stopped: bool = False) -> str:
-    """End a run that `open_run` has opened; a line for the case that the server did not take all of it, else "".
-
-    Args:
-        is_stopped: the process is being stopped: wait `SECONDS_TO_STOP` at most, whatever W&B's settings say, here and
-            when the interpreter ends. What was not uploaded by then is in the run's folder.
-
-    Raises:
-        OSError: W&B cannot write its own files.
-    """
-    if not is_stopped:
-        return _finish(run, exit_code)
-    try:
-        # The client fixes `finish_timeout` when the run is opened.
-        return within(SECONDS_TO_STOP, lambda: _finish(run, exit_code))
-    except TimeoutError:
-        # Else W&B's exit handler would wait for its process. That process ends when it sees that ours has.
-        getattr(_connection_of(run), "_cleanup", lambda: None)()
-        return f"W&B has not taken all of the run before the stop; later: {_sync_of(run)}"
-
-
-def _finish(run: Run, exit_code: int | None) -> str:
-    try:
-        run.finish(exit_code=exit_code)
-    except TimeoutError:
-        return f"W&B has not taken all of the run in time; later: {_sync_of(run)}"
-    if not run.offline and not run.disabled and (refusal := _refusal(run)):
-        return f"W&B's server {refusal}: what it lacks of the run comes by: {_sync_of(run)}"
-    return ""
-
-
-def _sync_of(run: Run) -> str:
-    """The command that uploads all of the run."""
-    return f"wandb sync --include-online {Path(run.dir).parent}"
-
-
-def call_at_end(run: Run, action: Callable[[], None]) -> None:
-    """Call `action` when `run` is about to end: by `finish`, by `wandb.teardown()`, or with the interpreter. It may be
-    called more than once; `forget_end` ends that.
-
-    W&B has no public hook for these. Its own integrations use `_teardown_hooks`, which neither a disabled run nor
-    `wandb.teardown()` knows.
-    """
-    if run.disabled:
-        for name in ("finish", "_finish"):  # `with run:` calls the second.
-            setattr(run, name, _preceded(action, getattr(run, name)))
-    else:
-        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
-
-        getattr(run, "_teardown_hooks", []).append(TeardownHook(action, TeardownStage.EARLY))
-        connection = _connection_of(run)
-        cleanup = getattr(connection, "_cleanup", None)
-        if cleanup is not None and cleanup not in _CLEANUPS:
-            connection._cleanup = _preceded(_end_all, cleanup)
-            _CLEANUPS.add(connection._cleanup)
-        _AT_TEARDOWN.append(action)
-    # Exit handlers run last in, first out: ours must run before that of W&B, which may be the younger.
-    atexit.unregister(action)
-    atexit.register(action)
-
-
-def forget_end(action: Callable[[], None]) -> None:
-    atexit.unregister(action)
-    if action in _AT_TEARDOWN:
-        _AT_TEARDOWN.remove(action)
-
-
-def is_being_torn_down(run: Run) -> bool:
-    """Whether `wandb.teardown()` is under way. The run takes rows still; `wandb.Api` would start the client anew."""
-    return bool(getattr(_connection_of(run), "_torn_down", False))
-
-
-_AT_TEARDOWN: list[Callable[[], None]] = []
-_CLEANUPS: WeakSet[Callable[..., Any]] = WeakSet()
-"""What connections to W&B's process call first when they are torn down, where it calls `_end_all`."""
-
-
-def _end_all() -> None:
-    for action in list(_AT_TEARDOWN):
-        action()
-
-
-def _connection_of(run: Run) -> Any:
-    return getattr(getattr(run, "_wl", None), "_connection", None)
-
-
-def _preceded(action: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
-    def both(*words: Any, **options: Any) -> Any:
-        action()
-        return function(*words, **options)
-
-    return both
-
-
-def _refusal(run: Run) -> str:
-    """What the client keeps to itself: the server answers no more, or does not know that the run has ended. "" if it
-    does."""
-    try:
-        for pause in (0, 1, 2):  # It may note the end a moment later.
-            time.sleep(pause)
-            if known_run(run, SECONDS_TO_ANSWER).state != "running":
-                return ""
-    except Exception as error:
-        status = re.search(r"\b[45]\d\d\b", str(error))
-        return f"refuses the run (status {status[0]})" if status else f"does not answer ({type(error).__name__})"
-    return "takes the run for a running one"
-
-
-def known_run(run: Run, seconds: int) -> Any:
-    """`run` as the server knows it: a run of `wandb.Api`.
-
-    Args:
-        seconds: what each answer may take.
-
-    Raises:
-        Exception: of many kinds; the server does not answer, or refuses.
-    """
-    known = wandb.Api(timeout=seconds, api_key=run.settings.api_key).run(f"{run.entity}/{run.project}/{run.id}")
-    # The client has made a folder for it.
-    with suppress(OSError):
-        os.removedirs(known.dir)
-    return known
-
-
 @contextmanager
 def _without_terminal() -> Iterator[None]:
     """W&B asks for an API key only where stdin is a terminal: within this block it is not."""
@@ -232,3 +101,60 @@ def _without_terminal() -> Iterator[None]:
             yield
         finally:
             sys.stdin = stdin
+
+
+class LateRun:
+    """Stands for a W&B run that is not there yet, as `watch(run=...)`.
+
+    It is decided when something is to be logged, at the latest: the active run, else one of our own, which does not
+    become `wandb.run`, so that a later `wandb.init` of the user's is not disturbed. Until then only axes are noted.
+
+    Args:
+        say: gets the line that tells where a run of our own is.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._axes: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._at_end: list[Callable[[], None]] = []
+        self.run: Run | None = None
+        self.is_ours = False
+        self.settings = SimpleNamespace(mode=None)
+
+    def settle(self) -> Run:
+        """Take the active run, or open one."""
+        if self.run is None:
+            if wandb.run is not None:
+                self.run = wandb.run
+            else:
+                self.run, line = open_run(reinit="create_new")
+                self.is_ours = True
+                # Else a later `wandb.init` of the user's would return ours.
+                forget = getattr(getattr(self.run, "_wl", None), "remove_active_run", None)
+                if forget is not None:
+                    forget(self.run)
+                self._say(line)
+            for words, options in self._axes:
+                self.run.define_metric(*words, **options)
+            for action in self._at_end:
+                call_at_end(self.run, action)
+        return self.run
+
+    def call_at_end(self, action: Callable[[], None]) -> None:
+        """As `opening.call_at_end`, also if it is never decided."""
+        if self.run is not None:
+            call_at_end(self.run, action)
+        else:
+            self._at_end.append(action)
+            atexit.register(action)
+
+    def define_metric(self, *words: Any, **options: Any) -> None:
+        if self.run is None:
+            self._axes.append((words, options))
+        else:
+            self.run.define_metric(*words, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.settle(), name)

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from standin import StandIn
 from standin.store import Run as ServerRun
 from training import Training, rwc_rows
@@ -24,12 +26,25 @@ from training import Training, rwc_rows
 from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
-from rwc_wandb.log.opening import SECONDS_TO_FINISH, finish_run, open_run
+from rwc_wandb.log.ending import finish_run
+from rwc_wandb.log.opening import SECONDS_TO_FINISH, open_run
 from rwc_wandb.study.train import loop
 
 FAULTS = ["down", "hang", "close", "500", "429"]
 SLOW = bool(os.environ.get("RWC_SLOW"))
 WORDS = ["train", "--model", "timm:resnet10t", "--limit-train", "64", "--limit-test", "40", "--batch-size", "16"]
+
+
+BARE = """
+import sys, torch
+model = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(40):
+    model(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
+    if step == 20:
+        sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +115,88 @@ def test_a_server_that_refuses_later_is_said_and_a_sync_brings_the_rest(standin:
     assert len(server.rows) < 21
     # The client sends every row again, behind those that had arrived, with the `_step` that it had.
     assert {row["_step"]: row["loss"] for row in synced(standin, folder).rows} == {step: step for step in range(21)}
+
+
+REFUSED = r"W&B's server refuses the run \(status 403\)"
+INTERCEPTED = r"Something between here and W&B's server, a proxy perhaps, has answered in its place"
+REASONS = [pytest.param("403", REFUSED, id="403"), pytest.param("page", INTERCEPTED, id="page")]
+
+
+def lost(standin: StandIn, fault: str) -> bool:
+    """Whether rows were sent that did not arrive, or never will be sent."""
+    return ("/file_stream" if fault == "403" else "wandb-history.jsonl") in standin.faults.lost
+
+
+@pytest.mark.parametrize("end", [wandb.finish, wandb.teardown])
+@pytest.mark.parametrize(("fault", "reason"), REASONS)
+def test_a_user_learns_of_a_server_that_took_a_part(
+    fault: str, reason: str, end: Callable[[], None], standin: StandIn
+) -> None:
+    """A fault that is over by the end too: what the client had sent in the meantime is lost, and it says nothing."""
+    training = Training(standin, log_every=5, histogram_every=None)
+    server = standin.run(training.run.id)
+    for step in training.steps(60):
+        training.run.log({"loss": step})
+        if step == 20:
+            standin.wait_until(lambda: len(server.rows) == 20)
+            spoil(standin, fault)
+        elif step == 40:
+            standin.wait_until(lambda: lost(standin, fault))
+            standin.faults.clear()
+    training.run._run_status_checker.stop()  # Of a run that was not finished it fails noisily after a teardown.
+    with pytest.warns(UserWarning, match=f"rwc_wandb: {reason}: what W&B lacks.*wandb sync --include-online") as said:
+        end()
+    assert len(said) == 1
+    assert {row["loss"] for row in server.rows if "loss" in row} != set(range(1, 61))
+    rows = synced(standin, Path(str(said[0].message).split()[-1])).rows
+    assert {row["loss"] for row in rows if "loss" in row} == set(range(1, 61))
+    assert {row["rwc/step"] for row in rows if "rwc/layer1" in row} == set(range(5, 61, 5))
+
+
+def test_what_a_proxy_took_of_a_script_is_said(standin: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(BARE)
+    words = [sys.executable, "-m", "rwc_wandb", "run", "--log-every", "1", "train.py"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        standin.wait_until(lambda: any(run.rows for run in standin.runs.values()), 60)
+        spoil(standin, "page")
+        _, said = process.communicate("go on", timeout=100)
+    assert process.returncode == 0
+    [line] = [line for line in said.splitlines() if "wandb sync" in line]
+    assert re.match(f"rwc-wandb: {INTERCEPTED}: what W&B lacks.*wandb sync --include-online", line)
+    rows = synced(standin, Path(line.split()[-1])).rows
+    assert {row["rwc/step"] for row in rows if "rwc/step" in row} == set(range(1, 41))
+
+
+@pytest.mark.parametrize(("fault", "reason"), REASONS)
+def test_what_the_server_took_in_part_is_whole_and_once_after_resume(
+    fault: str, reason: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_epoch = loop.say_epoch
+
+    def say_and_spoil(session: Any, progress: Any, config: Any, epoch: int, metrics: Any) -> None:
+        say_epoch(session, progress, config, epoch, metrics)
+        if epoch == 1:
+            standin.wait_until(lambda: any(run.rows for run in standin.runs.values()))
+            spoil(standin, fault)
+        elif epoch == 2:
+            standin.wait_until(lambda: lost(standin, fault))
+            standin.faults.clear()
+
+    monkeypatch.setattr(loop, "say_epoch", say_and_spoil)
+    words = [*WORDS, "--epochs", "4", "--rwc-every", "2", "--histogram-every", "never", "--resume"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(f"{reason}: what W&B lacks.*wandb sync --include-online", said)
+    assert "The same command with --resume sends only what W&B lacks" in said
+    [run] = standin.runs.values()
+    assert [row["epoch"] for row in run.rows if "epoch" in row] != [1, 2, 3, 4]
+    assert main(words) == 0
+    assert "wandb sync" not in capsys.readouterr().out
+    assert sorted(row["epoch"] for row in run.rows if "epoch" in row) == [1, 2, 3, 4]
+    assert sorted(row["rwc/step"] for row in run.rows if "rwc/step" in row) == [4, 8, 12, 16]
+    assert run.state == "finished"
+    assert main(words) == 0
+    assert "nothing to resume" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", FAULTS if SLOW else ["hang"])

@@ -179,8 +179,9 @@ def report(report: Report) -> Json:
     }
 
 
-def _count(run: Run, stream: str) -> int:
-    return len(run.lines.get(stream, {}))
+def _count(run: Run, name: str) -> int:
+    """One more than the number of the last line: lines that got lost on the way leave a gap."""
+    return max(run.lines.get(name, {}), default=-1) + 1
 
 
 def _tail(run: Run, stream: str) -> str:

@@ -23,6 +23,8 @@ from urllib.parse import unquote
 from standin.graphql import Backend, Refusal
 from standin.store import Json
 
+PAGE = b"<!DOCTYPE html><html><body>Please log in to the network.</body></html>"
+
 
 @dataclass
 class Faults:
@@ -34,13 +36,24 @@ class Faults:
     """Close the connection without an answer."""
     hang: bool = False
     """Answer nothing; the connection is closed when this is False again, or when the server stops."""
+    page: bool = False
+    """Answer with status 200 and an HTML page, as a proxy's login does."""
+    cut: bool = False
+    """Announce an answer that is longer than what comes."""
     only: str = ""
     """Spare requests without this in their path: "graphql", "file_stream", "storage"."""
     hits: int = 0
     """How many requests suffered."""
+    lost: str = ""
+    """The paths and bodies of those with a body."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.status or self.close or self.hang or self.page or self.cut)
 
     def clear(self) -> None:
-        self.status, self.close, self.hang, self.only = None, False, False, ""
+        self.status, self.only = None, ""
+        self.close = self.hang = self.page = self.cut = False
 
 
 class StandIn(Backend):
@@ -75,8 +88,8 @@ class StandIn(Backend):
             "WANDB_DIR": str(directory),
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_X_DISABLE_STATS": "true",
-            # Seconds. The client's own are made for a distant server; a test must not wait so long.
-            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.5",
+            # Seconds, a whole number: for others the client takes its own 15, which a test must not wait.
+            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
             "NO_PROXY": "127.0.0.1",
         }
         for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
@@ -116,8 +129,11 @@ class StandIn(Backend):
 
 def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        _body = ""
+
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            body = json.loads(self._body)
             if self.path == "/graphql":
                 operation = re.findall(r"(?:query|mutation)\s+(\w+)", body["query"])[0]
                 self._reply(lambda: _graphql_answer(server, operation, body.get("variables") or {}), operation)
@@ -172,10 +188,18 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
             faults = server.faults
             with server.lock:
                 server.requests.append(f"{self.path} {operation}".strip())
-                is_hit = faults.only in self.path and bool(faults.status or faults.close or faults.hang)
+                is_hit = faults.only in self.path and faults.any
                 faults.hits += is_hit
+                faults.lost += f"{self.path} {self._body}\n" if is_hit else ""
             if is_hit and faults.status:
                 self.send_error(faults.status)
+            elif is_hit and (faults.page or faults.cut):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(PAGE) * (1 + faults.cut)))
+                self.end_headers()
+                self.wfile.write(PAGE)
+                self.close_connection = True
             while is_hit and faults.hang and server.is_listening:
                 time.sleep(0.02)
             return is_hit

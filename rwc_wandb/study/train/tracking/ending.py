@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import wandb
 
 from rwc_wandb import History
-from rwc_wandb.log.opening import finish_run
+from rwc_wandb.log.ending import finish_run
 from rwc_wandb.log.rows import define_axes, log_whole
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.tracking.opening import open_training_run
@@ -26,7 +26,7 @@ SERIES_FILE = "rwc.safetensors"
 
 
 def end_run(run: RecordedRun, exit_code: int | None = None) -> str:
-    """End the run; a line for the case that the server did not take all of it, else "".
+    """End the run; two lines for the case that the server did not take all of it, else "".
 
     Raises:
         OSError: W&B cannot write its own files.
@@ -35,6 +35,8 @@ def end_run(run: RecordedRun, exit_code: int | None = None) -> str:
     if run.failure:  # It was said; W&B's own folder lacks rows too.
         return ""
     run.is_complete = run.is_complete and not line
+    if line and exit_code is None:
+        line += "\nThe same command with --resume sends only what W&B lacks; that sync sends all rows."
     return line
 
 
