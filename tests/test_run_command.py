@@ -104,6 +104,24 @@ def test_two_optimizers_of_one_model_measure_their_own_layers(finder: Finder) ->
 
 
 @pytest.mark.usefixtures("standin")
+def test_optimizers_of_one_parameter_each_make_one_series(finder: Finder, capsys: pytest.CaptureFixture[str]) -> None:
+    """They step in the backward pass, each after its own gradient."""
+    model = net(0)
+    own = {parameter: torch.optim.Adam([parameter], lr=0.01) for parameter in model.parameters()}
+    for parameter in own:
+        parameter.register_post_accumulate_grad_hook(lambda parameter: own[parameter].step())
+
+    def step() -> None:
+        model(torch.randn(5, 4)).square().mean().backward()
+
+    expected = oracle(train(model, step, 3))
+    ((_, monitor),) = finder.monitors
+    monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+    assert "rwc-wandb: 2 layers of Sequential are measured as 4 Adam step: rwc\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("standin")
 @pytest.mark.parametrize("how", ["never cleared", "cleared before", "with a scheduler"])
 def test_lookahead_is_measured_whole_and_once(finder: Finder, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     optim = pytest.importorskip("timm.optim")

@@ -101,14 +101,28 @@ class Finder:
         self._known.update(one for one in vars(optimizer).values() if issubclass(type(one), Optimizer))
         stepping = _wrapper(optimizer, optimizers) or optimizer
         self._known.add(stepping)
+        together = [stepping]
         owned = _parameters(optimizer)
         owners = _owners(owned, modules)
+        if len(owned) == 1 and len(owners) == 1:
+            # One optimizer for each parameter, to step in the backward pass: they make a step of the model together.
+            siblings = self._siblings(optimizer, owners[0], optimizers)
+            together += siblings
+            owned.update(*map(_parameters, siblings))
+            self._known.update(siblings)
         if not owners:
             say(f"{type(optimizer).__name__} is not measured: its parameters belong to no torch.nn.Module.")
         for model in owners:
-            self._watch_model(model, stepping, owned)
+            self._watch_model(model, together, owned)
 
-    def _watch_model(self, model: nn.Module, optimizer: Optimizer, owned: set[int]) -> None:
+    def _siblings(self, optimizer: Optimizer, model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+        """Those of the same class that have not stepped yet and step one parameter of `model` each."""
+        held = {id(parameter) for parameter in model.parameters()}
+        same = [one for one in optimizers if type(one) is type(optimizer) and one not in self._known]
+        return [one for one in same if len(own := _parameters(one)) == 1 and own <= held]
+
+    def _watch_model(self, model: nn.Module, optimizers: Sequence[Optimizer], owned: set[int]) -> None:
+        optimizer = optimizers[0]
         name, choice, options = type(optimizer).__name__, self._options["layers"], dict(self._options)
         if choice == "weights" and not any(one.dim() > 1 and id(one) in owned for one in model.parameters()):
             say(
@@ -120,13 +134,14 @@ class Finder:
             options["layers"] = _Matching(choice, owned)
         run = self._run()
         prefix = self._free_prefix(model, optimizer, run)
-        monitor = watch(model, optimizer, run=run, prefix=prefix, **options)
+        monitor = watch(model, optimizers, run=run, prefix=prefix, **options)
         self._prefixes.append((prefix, run))
         self._models.add(model)
         self.monitors.append((ref(optimizer), monitor))
         layers = "1 layer" if len(monitor.layers) == 1 else f"{len(monitor.layers)} layers"
         are = "is" if len(monitor.layers) == 1 else "are"
-        say(f"{layers} of {_name(model)} {are} measured as {name} steps: {prefix}")
+        step = f"{name} steps" if len(optimizers) == 1 else f"{len(optimizers)} {name} step"
+        say(f"{layers} of {_name(model)} {are} measured as {step}: {prefix}")
 
     def _run(self) -> Any:
         """The script's run, or one that will be decided when the first row is due."""
@@ -224,8 +239,8 @@ class _Matching:
 
 
 def _name(model: nn.Module) -> str:
-    """The model's class, seen through the wrappers of DDP, FSDP, torch.compile and Lightning's Fabric."""
-    for attribute in ("_forward_module", "module", "_orig_mod", "_fsdp_wrapped_module") * 2:
+    """The model's class, seen through the wrappers of DDP, FSDP, torch.compile, Opacus and Lightning's Fabric."""
+    for attribute in ("_forward_module", "module", "_module", "_orig_mod", "_fsdp_wrapped_module") * 2:
         inner = model._modules.get(attribute)
         model = inner if inner is not None and not list(model.parameters(recurse=False)) else model
     return type(model).__name__

@@ -29,6 +29,11 @@ def nothing_to_track(
     """
     kind = type(model).__name__
     stepping = " and ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
+    if next(model.parameters(), None) is None:
+        return (
+            f"{kind} has no parameters. torch does not see modules in a plain list or dict: keep them in nn.ModuleList "
+            "or nn.ModuleDict, or give watch the list or dict."
+        )
     if not is_own:
         return (
             f"{stepping} steps no parameter of {kind}: give watch the optimizer of this model, or none and call "

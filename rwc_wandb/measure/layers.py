@@ -21,7 +21,7 @@ Models = nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module]
 """What can be watched: a module, or several, whose layers' names start with the key or the index."""
 
 _WRAPPERS = re.compile(
-    r"(^|(?<=\.))(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|trainable_module"
+    r"(^|(?<=\.))(module|_module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|trainable_module"
     r"|(_functional\.)?_torch_params)\."
 )
 _BLOCK = re.compile(r"(?:^|\.)(layer|stage|block|group)s?[._]?(\d+)(?=[._]|$)")
@@ -109,7 +109,7 @@ def find_layers(
 
     Raises:
         ValueError: the choice is no valid regular expression, or nothing is left to track; a tensor has no values yet,
-            or is sharded in a way that cannot be measured.
+            is in a TorchScript module, or is sharded in a way that cannot be measured.
         TypeError: `model` is not made of modules.
 
     Warns:
@@ -135,6 +135,11 @@ def find_layers(
     taken: set[str] = set()
     for full_name, parameter, path, module in parameters_of(model):
         name = _layer_name(full_name, taken)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name} is in a TorchScript module, which cannot be measured: give watch the module that was scripted "
+                "or traced; it has the same weights."
+            )
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet (a lazy module): run one forward pass before watch.")
         seen.add(id(parameter))
@@ -212,6 +217,11 @@ def default_stages(names: Sequence[str]) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """The first five names, for a warning."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many layers, and the first five names: `1 layer (fc)`."""
+    return f"{len(names)} {'layer' if len(names) == 1 else 'layers'} ({listed(names)})"
 
 
 def _layer_name(full_name: str, taken: set[str]) -> str:

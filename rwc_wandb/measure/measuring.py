@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.histograms import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
-from rwc_wandb.measure.layers import Layer, listed
+from rwc_wandb.measure.layers import Layer, counted
 from rwc_wandb.measure.series.state import Snapshot
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.tracked import TrackedWeights
@@ -43,6 +43,7 @@ class Measuring:
         delivery: Delivery,
     ) -> None:
         self.tracked = TrackedWeights(model, layers, log_every, ranks, share, histogram_every is not None)
+        self._model = model
         self._layers = layers
         self._log_every = log_every
         self._histogram_every = histogram_every
@@ -111,10 +112,14 @@ class Measuring:
             same = indices - self.tracked.moved() if is_known else set()
             self._jumped = (self._jumped | indices) - same
 
-    def moved_unseen(self) -> bool:
-        """Whether weights have changed since the last measurement though no step was seen and none were loaded."""
-        is_unseen = self._count.calls == 0 and not self._jumped and not self._resumed
-        return is_unseen and not self.tracked.changed() and bool(self.tracked.moved())
+    def changed_unseen(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights that have moved since the last measurement though no step was seen and none were loaded; if weights
+        were replaced instead, all that the model has now."""
+        if self._count.calls > 0 or self._jumped or self._resumed:
+            return [], []
+        if self.tracked.changed():
+            return [], list(self._model.parameters())
+        return [self._layers[index].parameter for index in self.tracked.moved()], []
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the snapshots."""
@@ -129,8 +134,8 @@ class Measuring:
         fitting = {index for index, snapshot in snapshots.items() if self.tracked.restore(index, snapshot)}
         if others := sorted(set(snapshots) - fitting):
             warnings.warn(
-                f"rwc_wandb: the state was saved with other samples of {len(others)} layers "
-                f"({listed([self._layers[index].name for index in others])}): their RWC is NaN once, and then of "
+                f"rwc_wandb: the state was saved with other samples of "
+                f"{counted([self._layers[index].name for index in others])}: their RWC is NaN once, and then of "
                 "this run's. The same sample= and the same sharding avoid that.",
                 stacklevel=2,
             )
@@ -154,8 +159,8 @@ class Measuring:
         self._jumped |= jumped
         if changed:
             warnings.warn(
-                f"rwc_wandb: the weights of {len(changed)} layers ({listed(changed)}) were replaced, resized or "
-                f"removed before step {self._count.step}: their snapshots are taken anew and their RWC at this step is "
+                f"rwc_wandb: the weights of {counted(changed)} were replaced, resized or removed "
+                f"before step {self._count.step}: their snapshots are taken anew and their RWC at this step is "
                 "NaN.",
                 stacklevel=2,
             )

@@ -22,6 +22,7 @@ from rwc_wandb.measure.steps.capturing import Capturing
 from rwc_wandb.measure.steps.complete import CompleteSteps
 from rwc_wandb.measure.steps.count import StepCount
 from rwc_wandb.measure.steps.loading import watch_loading
+from rwc_wandb.measure.steps.unseen import warn_of_unseen_steps
 
 
 class Monitor:
@@ -222,15 +223,8 @@ class Monitor:
             )
 
     def _warn_of_unseen_steps(self) -> None:
-        if not self._steps.names or not self._measuring.moved_unseen():
-            return
-        names = " and ".join(self._steps.names)
-        since = f"since step {self.step}, the last that {names} made" if self.step else f"and {names} made no step"
-        warnings.warn(
-            f"rwc_wandb: the weights changed {since}: that was not measured. Give watch the optimizer that steps; "
-            "where its step() is not what moves them, call watch(model), and monitor.measure() after each step.",
-            stacklevel=4,
-        )
+        if self._steps.names:
+            warn_of_unseen_steps(self._steps, self.step, *self._measuring.changed_unseen(), stacklevel=4)
 
     def _release(self) -> None:
         self.closed = True

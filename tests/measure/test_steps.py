@@ -117,3 +117,40 @@ def test_sharpness_aware_minimisation(every: int) -> None:
     monitor.close()
     assert monitor.history.steps.tolist() == list(range(every, 7, every))
     np.testing.assert_allclose(monitor.history.rwc, recorder.series(every=every), rtol=1e-6)
+
+
+class Shrinking(torch.optim.SGD):
+    """Its step goes on after that of its superclass, and may fail in between."""
+
+    fails = False
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        if self.fails:
+            raise RuntimeError("in the middle of a step")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(0.9)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_step_that_calls_that_of_its_superclass(number: int) -> None:
+    """Once an SGD has been made, torch calls the hooks of its `step` in that of a subclass too."""
+    network = model()
+    torch.optim.SGD(network.parameters())
+    optimizers = [Shrinking(weights(network)[index::number], lr=0.1) for index in range(number)]
+    monitor = watch(network, optimizers, run=False)
+    recorder = Recorder(weights(network))
+    for index in range(4):
+        gradients(network)
+        for optimizer in optimizers:
+            optimizer.step()
+        recorder.note()
+        if index == 1:
+            optimizers[0].fails = True
+            with pytest.raises(RuntimeError, match="in the middle"):
+                optimizers[0].step()
+            optimizers[0].fails = False
+    monitor.close()
+    assert_equals(monitor, recorder)

@@ -165,6 +165,80 @@ def test_an_optimizer_that_is_replaced_is_said() -> None:
     assert monitor.history.steps.tolist() == [1, 2]
 
 
+def test_one_replaced_layer_is_one_layer() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with watch(network, optimizer, run=False):
+        step(optimizer, network)
+        network[1] = nn.Linear(4, 4)
+        with pytest.warns(UserWarning, match=r"the weights of 1 layer \(1\) were replaced"):
+            step(optimizer, network)
+
+
+def test_modules_in_a_plain_list_are_told_where_to_go() -> None:
+    network = nn.Module()
+    network.parts = [nn.Linear(4, 4), nn.Linear(4, 4)]  # type: ignore[assignment]
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in network.parts]
+    with pytest.raises(ValueError, match=r"Module has no parameters\. .* give watch the list"):
+        watch(network, optimizers, run=False)
+    assert len(watch(network.parts, optimizers, run=False).layers) == 2
+
+
+def test_an_optimizer_that_is_replaced_with_the_weights_is_said() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, first, run=False)
+    step(first, network)
+    network[0] = nn.Linear(4, 4)
+    second = torch.optim.AdamW(network.parameters())
+    step(second, network)
+    with pytest.warns(UserWarning, match="changed since step 1, the last that SGD made: .* Give watch AdamW too"):
+        monitor.close()
+
+
+def test_clipping_after_the_last_step_is_called_no_harm() -> None:
+    network = model()
+    optimizer = torch.optim.RMSprop(network.parameters())
+    monitor = watch(network, optimizer, run=False)
+    recorder = Recorder(weights(network))
+    for _ in range(3):
+        step(optimizer, network)
+        recorder.note()
+        for parameter in network.parameters():
+            parameter.data.clamp_(-0.01, 0.01)
+    with pytest.warns(UserWarning, match="no harm where it is clipping"):
+        monitor.close()
+    assert_equals(monitor, recorder)
+
+
+def test_what_another_monitor_has_measured_is_not_said() -> None:
+    """InfoGAN: a third optimizer steps the weights of the first two."""
+    network = model()
+    first = torch.optim.SGD(network.parameters(), lr=0.1)
+    second = torch.optim.Adam(network.parameters())
+    monitors = [watch(network, optimizer, run=False) for optimizer in (first, second)]
+    recorder = Recorder(weights(network))
+    for _ in range(3):
+        step(first, network)
+        step(second, network)
+        recorder.note()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for monitor in monitors:
+            monitor.close()
+    assert_equals(monitors[1], recorder)
+
+
+def test_weights_that_are_replaced_after_the_last_step_are_an_export() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with watch(network, optimizer, run=False):
+            step(optimizer, network)
+            network[0].weight = nn.Parameter(network[0].weight.half())
+
+
 def test_a_training_that_ends_as_it_should_says_nothing() -> None:
     network = model()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -344,6 +344,51 @@ def test_weights_with_gaps_in_memory() -> None:
     assert_equals(monitor, recorder)
 
 
+class Private(torch.optim.Optimizer):
+    """In the manner of Opacus' DPOptimizer: an optimizer by its class, with another inside that steps now and then."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.original_optimizer = optimizer
+        self.calls = 0
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.original_optimizer.step()
+
+
+def test_an_optimizer_that_keeps_another_by_any_name() -> None:
+    network = nn.Module()
+    network._module = model()
+    optimizer = Private(torch.optim.SGD(network.parameters(), lr=0.1))
+    monitor = watch(network, optimizer, run=False)
+    assert names(monitor) == NAMES
+    recorder = Recorder(weights(network))
+    for index in range(6):
+        step(optimizer, network)
+        if index % 2:
+            recorder.note()
+    monitor.close()
+    assert_equals(monitor, recorder)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_refused_and_its_original_measured() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    scripted = torch.jit.script(network)
+    optimizer = torch.optim.SGD(scripted.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"0 is in a TorchScript module, .*: give watch the module that was scripted"):
+        watch(scripted, optimizer, run=False)
+    monitor = watch(network, optimizer, run=False)
+    recorder = Recorder(weights(network))
+    for _ in range(2):
+        step(optimizer, scripted)
+        recorder.note()
+    monitor.close()
+    assert_equals(monitor, recorder)
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     with torch.device("meta"):
         empty = nn.Linear(3, 4)

@@ -1,6 +1,7 @@
 """The sentences at the top of the page say what is in the series."""
 
 import re
+import warnings
 
 import numpy as np
 import torch
@@ -198,3 +199,11 @@ def test_a_layer_that_oscillates() -> None:
     history.rwc[:, 7] *= swing
     (only,) = odd_of(history)
     assert re.fullmatch(r"blocks\.0\.1\.se\.conv_expand: oscillates, by a factor 9(\.\d)? from one .*", only)
+
+
+def test_an_odd_layer_that_has_stopped_before_the_last_third() -> None:
+    rates = [[0.1 + 0.01 * layer] * 9 for layer in range(6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        odd = odd_of(with_shape([*rates, [1e-4] * 4 + [0.0] * 5], ["s"] * 7))
+    assert odd[0] == "l6: 1/1,200 of the median layer."

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from rwc_wandb.measure.steps.capturing import is_in_one_graph
+
+_followed: WeakSet[torch.optim.Optimizer] = WeakSet()
 
 
 class CompleteSteps:
@@ -23,6 +26,8 @@ class CompleteSteps:
     An optimizer that works with another one inside (timm's Lookahead, SAM) may move weights after the inner one's step,
     in a method of which torch tells nothing: its step is complete when torch tells of it, or else when the inner one
     begins the next.
+
+    A subclass's `step` may call `super().step()`, and torch then tells of both: the outer one's end is the step's.
 
     A step that is captured into a CUDA graph does not happen: it counts as none. Nor does one count that torch.compile
     makes a part of one graph, which has no place for a call.
@@ -57,8 +62,10 @@ class CompleteSteps:
             self._hooks.append(optimizer.register_step_post_hook(after))
             if self._number > 1:
                 self._hooks.append(optimizer.register_step_pre_hook(before))
+            _followed.add(optimizer)
             inner = inner_optimizer(optimizer)
             if inner is not None:
+                _followed.add(inner)
                 after_inner = partial(self._hook, self._after_inner, index)
                 hooks = [inner.register_step_pre_hook(before), inner.register_step_post_hook(after_inner)]
                 self._inner_hooks[index] = hooks
@@ -93,7 +100,7 @@ class CompleteSteps:
 
     @_disable_dynamo
     def _after(self, index: int, optimizer: Any, *_: object) -> None:
-        if self._capturing():
+        if self._capturing() or _has_outer_step(optimizer):
             return
         self._stepped[index] = getattr(optimizer, "found_inf", None)
         self._look_at_groups(index, optimizer)
@@ -120,9 +127,29 @@ class CompleteSteps:
             self._groups[index], self.has_new_groups = groups, True
 
 
+def is_followed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a monitor has seen its steps, or those of the optimizer inside it."""
+    return optimizer in _followed or inner_optimizer(optimizer) in _followed
+
+
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
     """The innermost optimizer that works inside this one, None if it works alone."""
     for value in vars(optimizer).values():
         if isinstance(value, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(value):
             return inner_optimizer(value) or value
     return None
+
+
+def _has_outer_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the `step` that has just ended was called by another `step` of the same optimizer, with hooks as well."""
+    steps = [vars(one)["step"] for one in type(optimizer).__mro__ if "step" in vars(one)]
+    # torch wraps the `step` of each class of which an instance was made, all in the same code.
+    codes = [one.__code__ for one in steps if getattr(one, "hooked", False)]
+    if len(codes) < 2:
+        return False
+    # No count of calls: a step that raises ends without a word.
+    frame, at_work = sys._getframe(1), 0
+    while frame is not None:
+        at_work += frame.f_code is codes[0] and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return at_work > 1

@@ -29,7 +29,8 @@ def torch_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
 
 
 def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's or Lightning's wrapper, which may imitate one but calls no hooks."""
+    """The torch optimizer inside a wrapper (Accelerate's, Lightning's, Opacus') that may imitate one but calls no
+    hooks."""
     inner = optimizer
     while not isinstance(inner, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(inner):
         if "DeepSpeed" in type(inner).__name__:
@@ -37,7 +38,7 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
                 "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
                 "watch(model) without it, and monitor.measure() after each step of the engine."
             )
-        inner = getattr(inner, "optimizer", getattr(inner, "_optimizer", None))
+        inner = getattr(inner, "optimizer", getattr(inner, "_optimizer", None)) or _only_optimizer(inner)
         if inner is None:
             kind = type(optimizer)
             raise TypeError(
@@ -45,3 +46,8 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
                 "model, or none and call monitor.measure() after each step."
             )
     return inner
+
+
+def _only_optimizer(wrapper: Any) -> torch.optim.Optimizer | None:
+    held = [one for one in getattr(wrapper, "__dict__", {}).values() if isinstance(one, torch.optim.Optimizer)]
+    return held[0] if len(held) == 1 else None

@@ -50,14 +50,16 @@ def outliers(series: Series) -> list[str]:
         chosen = _with_their_role(series, chosen, sign * np.where(low.any(), run, last))
         others = ~chosen if not chosen.all() else chosen
         for name, indices in groups(series, np.flatnonzero(chosen)):
-            whole, end = (float(np.nanmedian(of[indices]) - np.nanmedian(of[others])) for of in (run, last))
+            # One that no longer changes has none of the last third.
+            medians = [_quietly(np.nanmedian, of[which], 0) for of in (run, last) for which in (indices, others)]
+            whole, end = float(medians[0] - medians[1]), float(medians[2] - medians[3])
             if low[indices].any():
                 differs = abs(whole - end) > np.log(2)
                 said = f"{times(np.exp(whole))}{' of' if sign < 0 else ''} the median layer"
                 said += f" (in the last third: {times(np.exp(end))})" if differs else ""
             else:
                 said = f"in the last third {times(np.exp(end))}{' of' if sign < 0 else ''} the median layer"
-            weight = max(abs(whole), abs(end))
+            weight = float(np.nanmax(np.abs([whole, end])))
             found.append((weight, f"{name}: {said}."))
     return [sentence for _, sentence in sorted(found, key=lambda pair: -pair[0])]
 
