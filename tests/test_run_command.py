@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,37 @@ def test_two_optimizers_of_one_model_measure_their_own_layers(finder: Finder) ->
     assert (first.layers, second.layers) == (["0"], ["2"])
     assert [prefix for prefix, _ in finder._prefixes] == ["rwc", "rwc_AdamW"]
     np.testing.assert_allclose(np.hstack([first.rwc, second.rwc]), expected, rtol=1e-6)
+
+
+class WithoutGroups(torch.optim.Optimizer):
+    """A wrapper with hooks of its own, whose groups are those of the optimizer inside."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._optimizer_step_pre_hooks: dict[int, Callable[..., object]] = OrderedDict()
+        self._optimizer_step_post_hooks: dict[int, Callable[..., object]] = OrderedDict()
+        self._patch_step_function()
+
+    @property
+    def param_groups(self) -> list[dict[str, object]]:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.optimizer.step()
+        for group in self.param_groups:
+            for parameter in group["params"]:  # type: ignore[attr-defined]
+                parameter.mul_(0.9)
+
+
+@pytest.mark.usefixtures("standin")
+def test_a_wrapper_without_groups_of_its_own(finder: Finder) -> None:
+    model = net(0)
+    optimizer = WithoutGroups(torch.optim.SGD(model.parameters(), lr=0.1))
+    expected = oracle(train(model, optimizer.step, 3))
+    ((_, monitor),) = finder.monitors
+    monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("standin")

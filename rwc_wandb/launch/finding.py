@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from rwc_wandb import Monitor, watch
+from rwc_wandb.measure.steps.complete import inner_optimizer
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -102,7 +103,8 @@ class Finder:
         stepping = _wrapper(optimizer, optimizers) or optimizer
         self._known.add(stepping)
         together = [stepping]
-        owned = _parameters(optimizer)
+        # A wrapper may have no groups of its own.
+        owned = _parameters(optimizer) or _parameters(inner_optimizer(optimizer) or optimizer)
         owners = _owners(owned, modules)
         if len(owned) == 1 and len(owners) == 1:
             # One optimizer for each parameter, to step in the backward pass: they make a step of the model together.

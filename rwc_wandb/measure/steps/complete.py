@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any
 from weakref import WeakSet, ref
 
@@ -148,7 +149,8 @@ def _has_outer_step(optimizer: torch.optim.Optimizer) -> bool:
     if len(codes) < 2:
         return False
     # No count of calls: a step that raises ends without a word.
-    frame, at_work = sys._getframe(1), 0
+    at_work = 0
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         at_work += frame.f_code is codes[0] and frame.f_locals.get("self") is optimizer
         frame = frame.f_back
