@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -54,7 +53,9 @@ def watch(
             at the end of an epoch, say.
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
         log_every: measurements per row; a row holds their mean.
-        histogram_every: optimizer steps between histograms of weights and updates; None: no histograms.
+        histogram_every: optimizer steps between histograms of weights and updates; None: no histograms. 64 bins from
+            the least to the largest value; where weights are sharded or measuring is shared 64 bins over all ranks'
+            values, of which more than half are used, since edges are multiples of a power of two there.
         layers: "weights" (parameters with more than one dimension, the paper's choice) or "all", of those in the
             optimizer's groups, and in groups added later; or, of all in the model, a regular expression searched for in
             layer names, or a callable of (name, parameter). Layers that do not move count in no mean.
@@ -84,7 +85,7 @@ def watch(
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.
         Under DDP rank 0 measures and the other ranks' monitors do nothing: whether they call `watch` does not matter.
         Where weights are sharded (FSDP, tensor parallel) every rank measures its shards and must call `watch` and
-        `close`; histograms are not made there, nor with `share`. Only rank 0 logs.
+        `close`. Only rank 0 logs.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used; the message names what is allowed.
@@ -116,15 +117,7 @@ def watch(
 
     tracked = find(optimizers)
     is_joint = world_size() > 1 and (share or any(layer.spread.is_sharded for layer in tracked))
-    ranks = join_ranks(tracked, share, every, log_every) if is_joint else None
-    if is_joint and histogram_every is not None:
-        histogram_every = None
-        if current_rank() == 0:
-            warnings.warn(
-                "rwc_wandb: no histograms where weights are sharded or measuring is shared; histogram_every=None "
-                "says that you know.",
-                stacklevel=2,
-            )
+    ranks = join_ranks(tracked, share, every, log_every, histogram_every) if is_joint else None
     if current_rank() == 0 or is_joint:
         advise(tracked)
     rows_of_run = None

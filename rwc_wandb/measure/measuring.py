@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rwc_wandb.measure.delivery import Delivery
+from rwc_wandb.measure.device.batches import Measurement
 from rwc_wandb.measure.device.histograms import HistogramsUnderway
-from rwc_wandb.measure.device.readback import Arrived, Measurement, ReadBack
+from rwc_wandb.measure.device.readback import Arrived, ReadBack
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer, counted
 from rwc_wandb.measure.series.state import Snapshot
@@ -55,6 +56,7 @@ class Measuring:
         self._sent_at = time.monotonic()
         self._jumped: set[int] = set()
         self._resumed = False
+        self._skipped = 0
 
     @property
     def is_idle(self) -> bool:
@@ -68,8 +70,8 @@ class Measuring:
         if self.tracked.changed():
             self._follow_weights()
         groups, count, histograms = self.tracked.groups, self._count, None
-        if self._histogram_every and count.step % self._histogram_every < every:
-            histograms = HistogramsUnderway(groups, len(self._layers))
+        if self._histogram_every and (count.step + self._skipped) % self._histogram_every < every:
+            histograms = HistogramsUnderway(groups, len(self._layers), self._ranks)
         for group in groups:
             group.measure(self._readback.slot)
         jumped = self._jumped | self.tracked.gone
@@ -129,7 +131,11 @@ class Measuring:
         """Go on from a checkpoint; what was measured here before belongs to another series."""
         if self.tracked.changed():
             self.tracked.follow()
+        if self._ranks is not None:
+            # What one rank has begun, all finish: else it would be added to what comes next.
+            self._readback.advance(wait=True)
         self._readback = self._new_readback()
+        self._skipped = 0
         self.tracked.draw(counters.get("drawn", 0))
         fitting = {index for index, snapshot in snapshots.items() if self.tracked.restore(index, snapshot)}
         if others := sorted(set(snapshots) - fitting):
@@ -151,6 +157,9 @@ class Measuring:
 
     def _take_in(self, arrived: Arrived) -> None:
         self._count.step -= arrived.skipped
+        if self._ranks is not None:
+            # Ranks learn of it at different times, and must make histograms at the same steps.
+            self._skipped += arrived.skipped
         self._delivery.take_in(arrived)
 
     def _follow_weights(self) -> None:

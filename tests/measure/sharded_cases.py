@@ -437,15 +437,6 @@ def sharded_after_watch(_: Path) -> None:
     checked(model)
 
 
-def histograms_are_declined(_: Path) -> None:
-    model = sharded(network())
-    if distributed.get_rank() == 0:
-        with pytest.warns(UserWarning, match="no histograms where weights are sharded"):
-            watch(model, run=False)
-    else:
-        watch(model, run=False)
-
-
 def save_state(folder: Path) -> None:
     """5 of 9 steps; the sharded and the shared monitor are saved whole, by rank 0."""
     for name, model in _resumable():
@@ -529,7 +520,7 @@ IN_TWO = [
     tensor_parallel_with_plain_layers, partial_is_refused, fsdp1, fsdp1_one_unit, fsdp1_without_sharding,
     fsdp1_flat_is_refused, accelerate, watch_on_some_ranks, plans_that_differ, close_on_some_ranks,
     a_rank_that_an_exception_ends, the_process_that_joins_the_ranks_has_ended,
-    a_rank_that_stops_measuring, weights_replaced_on_all_ranks, histograms_are_declined, sharded_after_watch,
+    a_rank_that_stops_measuring, weights_replaced_on_all_ranks, sharded_after_watch,
     save_state, load_state, a_state_without_an_index_of_every_weight, a_rank_that_fails_within_a_state_dict,
 ]  # fmt: skip
 IN_FOUR = [

@@ -17,7 +17,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 
-FILES = ("test_kernels.py", "test_sampled_kernels.py")
+FILES = ("test_kernels.py", "test_sampled_kernels.py", "test_nested_bins.py")
 
 
 def test_kernels_through_the_interpreter() -> None:
@@ -69,7 +69,7 @@ def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atom
     layers = code(triton_kernels.sum_layers, pointers, {}, gpu._LAYER_OPTIONS)
     atomic = re.compile(r"\b(atom|red)\.")
     assert not atomic.search(chunks + layers + limits)
-    pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32"}
+    pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32", "is_part": "i32"}
     histograms = code(triton_kernels.count_chunks, pointers, element | {"BINS": 64, "SLOTS": 64}, gpu._OPTIONS)
     assert atomic.search(histograms)
     values = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]

@@ -255,6 +255,7 @@ def test_nothing_waits_for_the_device() -> None:
             for _ in range(5):
                 monitor.measure()
             monitor._measuring.tracked.groups[0].histograms()
+            monitor._measuring.tracked.groups[0].histograms(are_parts=True)
         monitor.close()
         assert Waits.count == 0
 

@@ -90,10 +90,10 @@ class DeviceGroup:
         self._refresh()
         self.reduction.measure(self.buffer[slot])
 
-    def histograms(self) -> HostCopy:
+    def histograms(self, are_parts: bool = False) -> HostCopy:
         """Start copying the histograms of weights and updates to the host, as in `Reduction.histograms`."""
         self._refresh()
-        return HostCopy(self.reduction.histograms(HISTOGRAM_BINS), self._host_memory)
+        return HostCopy(self.reduction.histograms(HISTOGRAM_BINS, are_parts), self._host_memory)
 
     def read(self, count: int) -> GroupStatistics:
         """Start copying the first `count` measurements to the host."""

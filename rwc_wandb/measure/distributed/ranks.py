@@ -35,7 +35,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int) -> Ranks:
+def join_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int, histogram_every: int | None) -> Ranks:
     """Meet the other ranks, who must have the same layers and options.
 
     Raises:
@@ -45,7 +45,8 @@ def join_ranks(layers: Sequence[Layer], share: bool, every: int, log_every: int)
         raise UserError("share=True needs the ranks' process group: call watch after init_process_group.")
     plan = repr([(layer.name, layer.shape, layer.sample) for layer in layers])
     digest = hashlib.sha256(plan.encode()).hexdigest()[:8]
-    return Ranks(f"{len(layers)} layers ({digest}), share={share}, every={every}, log_every={log_every}")
+    cadence = f"every={every}, log_every={log_every}, histogram_every={histogram_every}"
+    return Ranks(f"{len(layers)} layers ({digest}), share={share}, {cadence}")
 
 
 class Ranks:
@@ -114,6 +115,12 @@ class Ranks:
         """Start replacing a CPU tensor by its sum over all ranks; the work says when it is done."""
         return self._group.allreduce([tensor])
 
+    def max(self, tensor: Tensor) -> Any:
+        """As `sum`, by its largest values."""
+        options = distributed.AllreduceOptions()
+        options.reduceOp = distributed.ReduceOp.MAX
+        return self._group.allreduce([tensor], options)
+
     def leave(self) -> None:
         """Tell the others not to wait for this rank."""
         self._store.set(f"{self._prefix}/left", str(self.rank))
@@ -138,7 +145,7 @@ class Ranks:
 
 
 def finished(work: Any, timeout: float | None) -> bool:
-    """Whether a sum is there; with a time-out, wait for it and raise RuntimeError when it does not come."""
+    """Whether a sum or maximum is there; with a time-out, wait for it and raise RuntimeError when it does not come."""
     deadline = time.monotonic() + (timeout or 0)
     while not work.is_completed():
         if timeout is None:

@@ -58,11 +58,12 @@ class Reduction(Protocol):
         """Write the statistics of all layers into `statistics` (float64 [L, 5], columns as in `Statistic`) and copy the
         weights into the snapshots, without synchronising with the host."""
 
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         """Histograms of the weights w and of the updates w - s, without touching the snapshots or synchronising.
 
         Returns counts (int64 [2, L, bins]; 0 weights, 1 updates) and ranges (float32 [2, L, 2]: low, high; the bins are
-        even between them). The range is that of the finite values; non-finite elements are left out.
+        even between them). The range is that of the finite values, or for a part of a layer of `nested_bins.nested`,
+        so that counts of all parts can be added up; non-finite elements are left out.
         """
 
 
@@ -87,7 +88,7 @@ class SampledReduction(Protocol):
     def measure(self, statistics: Tensor) -> None:
         """As `Reduction.measure`, with all columns: float64 [L, 8]."""
 
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         """As `Reduction.histograms`, of the elements of the draw."""
 
 

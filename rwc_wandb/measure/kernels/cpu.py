@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.flat_memory import flat
+from rwc_wandb.measure.kernels.nested_bins import nested
 
 CHUNK = 1 << 15
 """Elements per chunk."""
@@ -61,7 +62,7 @@ class CPUReduction:
         if bins is not None:
             _limits(self._table[:0], np.empty((0, 2, 2)), self._one)
             counts = np.zeros((2, len(weights), bins), np.int64)
-            _count(self._table[:0], np.zeros((2, len(weights), 2), np.float32), counts, self._one)
+            _count(self._table[:0], np.zeros((2, len(weights), 2), np.float32), counts, False, self._one)
 
     def measure(self, statistics: Tensor) -> None:
         self._threads.run(lambda start, stop: _measure(self._table[start:stop], self._sums[start:stop], self._one))
@@ -69,7 +70,7 @@ class CPUReduction:
         totals[:] = 0
         np.add.at(totals, self._table[:, 3], self._sums)
 
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         layers = len(self.weights)
         limits = np.empty((len(self._table), 2, 2))
         self._threads.run(lambda start, stop: _limits(self._table[start:stop], limits[start:stop], self._one))
@@ -79,10 +80,16 @@ class CPUReduction:
             if len(of_layer):
                 low, high = of_layer[:, :, 0].min(0), of_layer[:, :, 1].max(0)
                 ranges[:, layer] = np.where((low <= high)[:, None], np.stack([low, high], 1), 0)
+        if is_part:
+            ranges = nested(torch.from_numpy(ranges), bins).numpy()
         starts = self._threads.bounds[:-1]
         parts = np.zeros((len(starts), 2, layers, bins), np.int64)
         counts = dict(zip(starts, parts, strict=True))
-        self._threads.run(lambda start, stop: _count(self._table[start:stop], ranges, counts[start], self._one))
+
+        def count(start: int, stop: int) -> None:
+            _count(self._table[start:stop], ranges, counts[start], is_part, self._one)
+
+        self._threads.run(count)
         return torch.from_numpy(parts.sum(0)), torch.from_numpy(ranges)
 
 
@@ -175,7 +182,9 @@ def _limits(table: NDArray[np.int64], limits: NDArray[np.float64], one: Any) -> 
 
 
 @compiled()
-def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArray[np.int64], one: Any) -> None:
+def _count(
+    table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArray[np.int64], is_part: bool, one: Any
+) -> None:
     """Add each chunk to the bins of its layer; the rule of `reference._count`, in float32."""
     bins = counts.shape[2]
     for chunk in range(len(table)):
@@ -185,8 +194,10 @@ def _count(table: NDArray[np.int64], ranges: NDArray[np.float32], counts: NDArra
         for kind in range(2):
             low, high = ranges[kind, layer, 0], ranges[kind, layer, 1]
             width = high - low if high > low else np.float32(1)
+            zero = np.float32(0) if is_part else low
+            first = (low - zero) / width * np.float32(bins)
             for i in range(new.size):
                 value = np.float32(new[i]) if kind == 0 else np.float32(new[i]) - np.float32(old[i])
                 if abs(value) < np.inf:
-                    bin = np.int64((value - low) / width * np.float32(bins))
+                    bin = np.int64(np.floor((value - zero) / width * np.float32(bins)) - first)
                     counts[kind, layer, min(max(bin, 0), bins - 1)] += 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels as kernels
 from rwc_wandb.measure.kernels.flat_memory import flat
+from rwc_wandb.measure.kernels.nested_bins import nested
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 BLOCK = 1024
@@ -74,7 +75,7 @@ class GPUReduction:
             kernels.measure_chunks[(chunks,)](self._table, self._sums, ELEMENT=self._element, **_OPTIONS)
             kernels.sum_layers[(len(statistics), 5)](self._sums, self._firsts, statistics, **_LAYER_OPTIONS)
 
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         layers, chunks = len(self.weights), len(self._table)
         limits = torch.empty(4, chunks, device=self._device)
         ranges = torch.empty(2, layers, 2, device=self._device)
@@ -83,9 +84,12 @@ class GPUReduction:
         with launching_on(self._device):
             kernels.limit_chunks[(chunks,)](self._table, limits, ELEMENT=self._element, **_LIMIT_OPTIONS)
             kernels.limit_layers[(layers, 2)](limits, self._firsts, ranges, **_LAYER_OPTIONS)
+            if is_part:
+                ranges = nested(ranges, bins)
             kernels.count_chunks[(chunks,)](
-                self._table, ranges, counts, layers, BINS=bins, SLOTS=slots, ELEMENT=self._element, **_OPTIONS
-            )
+                self._table, ranges, counts, layers, int(is_part),
+                BINS=bins, SLOTS=slots, ELEMENT=self._element, **_OPTIONS,
+            )  # fmt: skip
         return counts, ranges
 
 

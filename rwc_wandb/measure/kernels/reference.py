@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.flat_memory import flat
+from rwc_wandb.measure.kernels.nested_bins import nested
 
 CPU_PIECE = 1 << 16
 """Elements at a time on a CPU: intermediate results stay in its cache."""
@@ -40,7 +41,7 @@ class ReferenceReduction:
             snapshot.copy_(weight)
 
     @torch.no_grad()
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         device = self.weights[0].device
         counts = torch.zeros(2, len(self.weights), bins, dtype=torch.int64, device=device)
         ranges = torch.zeros(2, len(self.weights), 2, device=device)
@@ -52,9 +53,11 @@ class ReferenceReduction:
                 for kind, values in enumerate((new.float(), new.float() - old.float())):
                     _widen(values, ranges[kind, index])
             ranges[:, index] = torch.where((ranges[:, index, :1] <= ranges[:, index, 1:]), ranges[:, index], 0)
+            if is_part:
+                ranges[:, index] = nested(ranges[:, index], bins)
             for new, old in self._pieces(weight, snapshot):
                 for kind, values in enumerate((new.float(), new.float() - old.float())):
-                    _count(values, ranges[kind, index], counts[kind, index])
+                    _count(values, ranges[kind, index], counts[kind, index], is_part)
         return counts, ranges
 
     def _pieces(self, weight: Tensor, snapshot: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,12 +73,16 @@ def _widen(values: Tensor, limits: Tensor) -> None:
     limits[1] = torch.maximum(limits[1], torch.where(finite, values, -torch.inf).amax())
 
 
-def _count(values: Tensor, limits: Tensor, counts: Tensor) -> None:
-    """Bin of x: floor((x - low) / (high - low) * bins) in float32, the upper end in the last bin; all kernels agree."""
+def _count(values: Tensor, limits: Tensor, counts: Tensor, is_part: bool) -> None:
+    """Bin of x: floor((x - low) / (high - low) * bins) in float32, the upper end in the last bin; all kernels agree.
+
+    Of a part, where x - low would round: floor(x / (high - low) * bins) less that of `low`.
+    """
     finite = values.isfinite()
     low, high = limits
     width = torch.where(high > low, high - low, 1)
-    bins = (torch.where(finite, values, low) - low) / width * counts.numel()
+    zero = torch.zeros_like(low) if is_part else low
+    bins, first = ((x - zero) / width * counts.numel() for x in (torch.where(finite, values, low), low))
     # In float32, exact up to 2^24 elements: not every device scatters integers.
     added = torch.zeros_like(counts, dtype=torch.float32)
-    counts += added.scatter_add_(0, bins.long().clamp(0, counts.numel() - 1), finite.float()).long()
+    counts += added.scatter_add_(0, (bins.floor() - first).long().clamp(0, counts.numel() - 1), finite.float()).long()

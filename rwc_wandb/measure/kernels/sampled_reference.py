@@ -57,8 +57,8 @@ class ReferenceSampledReduction:
             row[7] = sample.spread * (of_change * of_norm).sum()
             old.copy_(new)
 
-    def histograms(self, bins: int) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.dense(self.values(), self.snapshots).histograms(bins)
+    def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.dense(self.values(), self.snapshots).histograms(bins, is_part)
         return found
 
     def _gather(self, target: Tensor) -> None:

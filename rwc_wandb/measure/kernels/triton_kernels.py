@@ -167,14 +167,16 @@ def limit_layers(limits, firsts, ranges, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _bins_of(values, is_finite, low, high, BINS: tl.constexpr):
+def _bins_of(values, is_finite, low, high, is_part, BINS: tl.constexpr):
     """The bin of each value, by the rule of `reference._count`; 0 for what is not finite."""
+    zero = tl.where(is_part != 0, 0.0, low)
     width = tl.where(high > low, high - low, 1.0)
     # Triton 3.2 treats denormal numbers as zeros when it divides: scale by a power of two, which rounds nothing.
     scale = tl.where(width < 2.0**-60, 2.0**64, 1.0)
-    above = (tl.where(is_finite, values, low) - low) * scale
+    above = (tl.where(is_finite, values, low) - zero) * scale
     bins = tl.div_rn(above, tl.zeros_like(above) + width * scale) * BINS
-    return tl.minimum(tl.maximum(bins.to(tl.int32), 0), BINS - 1)
+    first = tl.div_rn((low - zero) * scale, width * scale) * BINS
+    return tl.minimum(tl.maximum((tl.floor(bins) - first).to(tl.int32), 0), BINS - 1)
 
 
 @triton.jit
@@ -194,6 +196,7 @@ def _count_chunk(
     range_1,
     counts_0,
     counts_1,
+    is_part,
     BINS: tl.constexpr,
     SLOTS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -211,20 +214,22 @@ def _count_chunk(
         update = new - _load(snapshots, offsets, count, VECTORS).to(tl.float32)
         is_finite = _finite(new, offsets, count, VECTORS)
         update_is_finite = _finite(update, offsets, count, VECTORS)
-        counted += tl.histogram(_bins_of(new, is_finite, low, high, BINS), SLOTS)
-        update_counted += tl.histogram(_bins_of(update, update_is_finite, update_low, update_high, BINS), SLOTS)
+        counted += tl.histogram(_bins_of(new, is_finite, low, high, is_part, BINS), SLOTS)
+        update_bins = _bins_of(update, update_is_finite, update_low, update_high, is_part, BINS)
+        update_counted += tl.histogram(update_bins, SLOTS)
         left_out += tl.where(is_finite, 0, 1) + tl.where(update_is_finite, 0, 65536)
     left_out = tl.sum(left_out.to(tl.uint32))
     _add_counts(counted, (left_out & 65535).to(tl.int32), counts_0, BINS, SLOTS)
     _add_counts(update_counted, (left_out >> 16).to(tl.int32), counts_1, BINS, SLOTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["is_part"])
 def count_chunks(
     table,
     ranges,
     counts,
     layers,
+    is_part,
     BINS: tl.constexpr,
     SLOTS: tl.constexpr,
     ELEMENT: tl.constexpr,
@@ -235,6 +240,8 @@ def count_chunks(
     range_0, range_1 = ranges + 2 * layer, ranges + 2 * (layers + layer)
     counts_0, counts_1 = counts + BINS * layer, counts + BINS * (layers + layer)
     if _can_be_vectors(table, BLOCK):
-        _count_chunk(weights, snapshots, count, range_0, range_1, counts_0, counts_1, BINS, SLOTS, BLOCK, True)
+        _count_chunk(weights, snapshots, count, range_0, range_1, counts_0, counts_1, is_part, BINS, SLOTS, BLOCK, True)
     else:
-        _count_chunk(weights, snapshots, count, range_0, range_1, counts_0, counts_1, BINS, SLOTS, BLOCK, False)
+        _count_chunk(
+            weights, snapshots, count, range_0, range_1, counts_0, counts_1, is_part, BINS, SLOTS, BLOCK, False
+        )
