@@ -56,7 +56,7 @@ class Measuring:
         self._sent_at = time.monotonic()
         self._jumped: set[int] = set()
         self._resumed = False
-        self._skipped = 0
+        self._calls = count.step - count.calls
 
     @property
     def is_idle(self) -> bool:
@@ -70,7 +70,10 @@ class Measuring:
         if self.tracked.changed():
             self._follow_weights()
         groups, count, histograms = self.tracked.groups, self._count, None
-        if self._histogram_every and (count.step + self._skipped) % self._histogram_every < every:
+        self._calls += count.calls or 1
+        # Several ranks must make them alike, but learn at different times that steps were skipped.
+        step = count.step if self._ranks is None else self._calls
+        if self._histogram_every and step % self._histogram_every < every:
             histograms = HistogramsUnderway(groups, len(self._layers), self._ranks)
         for group in groups:
             group.measure(self._readback.slot)
@@ -132,10 +135,10 @@ class Measuring:
         if self.tracked.changed():
             self.tracked.follow()
         if self._ranks is not None:
-            # What one rank has begun, all finish: else it would be added to what comes next.
+            # What one rank has begun, all must begin: else what comes next would be added to it.
             self._readback.advance(wait=True)
         self._readback = self._new_readback()
-        self._skipped = 0
+        self._calls = counters["step"] - counters["calls"]
         self.tracked.draw(counters.get("drawn", 0))
         fitting = {index for index, snapshot in snapshots.items() if self.tracked.restore(index, snapshot)}
         if others := sorted(set(snapshots) - fitting):
@@ -157,9 +160,6 @@ class Measuring:
 
     def _take_in(self, arrived: Arrived) -> None:
         self._count.step -= arrived.skipped
-        if self._ranks is not None:
-            # Ranks learn of it at different times, and must make histograms at the same steps.
-            self._skipped += arrived.skipped
         self._delivery.take_in(arrived)
 
     def _follow_weights(self) -> None:

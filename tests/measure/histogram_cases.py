@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rwc_wandb import Monitor, MonitoringStopped, watch
+from rwc_wandb import Monitor, MonitoringStopped, UserError, relative_weight_change, watch
 from rwc_wandb.measure.device import batches, histograms
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.distributed.ranks import Ranks
@@ -159,7 +160,7 @@ def skipped_steps(_: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     monitor = watch(model, optimizer, run=False, log_every=4, histogram_every=2, share=True)
     found = kept(monitor)
-    _delay_copies()
+    end = _delay_copies()
     recorder = Gathered(optimizer)
     for number in range(14):
         optimizer.zero_grad()
@@ -170,6 +171,7 @@ def skipped_steps(_: Path) -> None:
         scaler.update()
         if number not in (1, 2, 5):
             recorder.note()
+    end()
     monitor.close()
     assert monitor.history.steps.tolist() == list(range(1, 12))
     # Of every second call, those that were steps.
@@ -178,13 +180,14 @@ def skipped_steps(_: Path) -> None:
         assert_counted(one, recorder.weights[one.step - 1], recorder.weights[one.step])
 
 
-def _delay_copies() -> Callable[[], None]:
-    """Copies arrive on each rank at another time, as those of GPUs do; returns what ends that."""
+def _delay_copies(chance: float = 0.6) -> Callable[[], None]:
+    """Copies arrive on each rank at another time, as those of GPUs do: with this chance at each look; returns what ends
+    that."""
     late = random.Random(distributed.get_rank())
     found = [(batches.Part, "arrived"), (histograms.HistogramsUnderway, "_has_copies")]
     originals = [getattr(*one) for one in found]
     for one in found:
-        setattr(*one, lambda self: late.random() < 0.6)
+        setattr(*one, lambda self: late.random() < chance)
 
     def end() -> None:
         for one, original in zip(found, originals, strict=True):
@@ -224,31 +227,84 @@ def a_state_is_loaded_while_they_are_underway(_: Path) -> None:
     states: list[Any] = [monitor.state_dict()]
     distributed.broadcast_object_list(states)
     found = kept(monitor)
-    end = _delay_copies()
-    try:
-        for _step in range(3):
-            backward(model, optimizer)
-        end()
-        with torch.no_grad():
-            for layer in monitor.layers:
-                layer.parameter.mul_(2)
-        monitor.load_state_dict(states[0])
-        del found[:]
-        before = [whole(layer.parameter).clone() for layer in monitor.layers]
-        stepped(model, optimizer)
-        monitor.close()
-    finally:
-        end()
-    after = [whole(layer.parameter).clone() for layer in monitor.layers]
-    assert len(monitor.history) == 1
+    saved = [whole(layer.parameter).clone() for layer in monitor.layers]
+    end = _delay_copies(chance=float(distributed.get_rank() == 0))
+    for _step in range(3):
+        backward(model, optimizer)
+    end()
+    monitor.load_state_dict(states[0])
+    del found[:]
+    stepped(model, optimizer)
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1]
+    now = [whole(layer.parameter).clone() for layer in monitor.layers]
+    np.testing.assert_allclose(
+        monitor.history.rwc[0],
+        [relative_weight_change(new, old) for new, old in zip(now, saved, strict=True)],
+        rtol=1e-6,
+    )
     (only,) = found
-    old = [states[0]["snapshots"][name] if states[0] else None for name in NAMES]
-    assert_counted(only, [one if one is not None else two for one, two in zip(old, before, strict=True)], after)
+    assert_counted(only, saved, now)
+
+
+def one_rank_flushes(_: Path) -> None:
+    """A mistake: it learns so within its second, and the others' training goes on."""
+    model = sharded(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = watch(model, optimizer, run=False, log_every=2, histogram_every=2)
+    recorder = Gathered(optimizer)
+    train(model, optimizer, recorder, range(2))
+    Ranks.close_timeout = 1.0
+    if distributed.get_rank() == 0:
+        _timed(MonitoringStopped, "flush was not called on rank 1", monitor.flush)
+    train(model, optimizer, recorder, range(10))
+    if distributed.get_rank() == 1:
+        with pytest.warns(MonitoringStopped, match="close finds that rank 0 has stopped"):
+            monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc, recorder.series()[:2], rtol=1e-6)
+    Ranks.close_timeout = 20.0
+
+
+def steps_of_each_rank_its_own(_: Path) -> None:
+    """They are only noted; histograms are made together."""
+    monitor = watch(sharded(network()), run=False, log_every=3, histogram_every=2)
+    found = kept(monitor)
+    for number in range(1, 8):
+        monitor.measure(step=number * (1 + 2 * distributed.get_rank()) + distributed.get_rank())
+    monitor.close()
+    assert len(monitor.history) == 7
+    assert len(found) == 3
+    for one in found:
+        assert one.counts[0].sum(-1).tolist() == [layer.size for layer in monitor.layers]
+
+
+def at_w_and_b(folder: Path) -> None:
+    """Rank 0 logs them; they are in its run's summary at the end."""
+    import wandb
+
+    model = sharded(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    if distributed.get_rank() == 0:
+        os.environ["WANDB_SILENT"] = "true"
+        run = wandb.init(mode="offline", dir=folder)
+    monitor = watch(model, optimizer, histogram_every=5, rows="own", sample={"0": COUNT, "": None})
+    recorder = Gathered(optimizer)
+    train(model, optimizer, recorder, range(6))
+    monitor.close()
+    if distributed.get_rank() == 0:
+        summary = dict(run.summary)
+        run.finish()
+        old, new = recorder.weights[4:6]
+        for index, name in enumerate(NAMES):
+            pair = [sampled.drawn(one[index], name, COUNT if index == 0 else 10**9, 0) for one in (old, new)]
+            for kind, values in (("weight", pair[1]), ("update", pair[1] - pair[0])):
+                found = summary[f"hist/{kind}/{name}"]
+                counts, ends = expected(values.numpy())
+                assert found["values"] == counts
+                assert [found["bins"][0], found["bins"][-1]] == ends
 
 
 def plans_that_differ(_: Path) -> None:
-    from rwc_wandb import UserError
-
     with pytest.raises(UserError, match=r"histogram_every=[12].* histogram_every=[12]"):
         watch(sharded(network()), run=False, histogram_every=1 + (distributed.get_rank() == 1))
 
@@ -315,6 +371,7 @@ def ranks_that_do_not_answer(_: Path) -> None:
 IN_TWO = [
     fsdp2, shared, fsdp1, tensor_parallel, tensor_parallel_by_columns, bfloat16, nothing_moves_and_nothing_is_finite,
     skipped_steps, ranks_whose_copies_arrive_at_other_times, a_state_is_loaded_while_they_are_underway,
-    plans_that_differ, a_rank_that_stops_measuring, a_rank_that_fails_at_histograms, ranks_that_do_not_answer,
+    steps_of_each_rank_its_own, at_w_and_b, one_rank_flushes, plans_that_differ, a_rank_that_stops_measuring,
+    a_rank_that_fails_at_histograms, ranks_that_do_not_answer,
 ]  # fmt: skip
 IN_FOUR = [fsdp2, shared, hybrid, tensor_parallel, tensor_parallel_by_columns, nothing_moves_and_nothing_is_finite]

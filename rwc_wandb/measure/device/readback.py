@@ -68,7 +68,7 @@ class ReadBack:
         # What ranks do together must begin in the same order on all of them: that in which it is taken and sent.
         self._unbegun: deque[Callable[[bool], bool]] = deque()
         self._unadded: deque[tuple[int, HistogramsUnderway]] = deque()
-        self._calls = 0
+        self._calls = self._measured = 0
 
     @property
     def slot(self) -> int:
@@ -82,6 +82,7 @@ class ReadBack:
     def take(self, measurement: Measurement, groups: Sequence[DeviceGroup]) -> None:
         """Note a measurement that these groups have made in `slot`."""
         self._taken.append(measurement)
+        self._measured += 1
         self._calls += measurement.calls or STEPS_BETWEEN
         self._add_histograms(self._calls - STEPS_BETWEEN)
         if measurement.histograms is not None:
@@ -147,8 +148,8 @@ class ReadBack:
         """Deliver everything taken so far; on several ranks all must come here, or UserError is raised in time."""
         self.leave(groups)
         count = sum(len(part.measurements) for part in self._parts)
-        if count and self._ranks is not None:
-            self._ranks.meet(name, f"with {count} measurements", self._ranks.patience())
+        if (count or self._unadded) and self._ranks is not None:
+            self._ranks.meet(name, f"with {count} of {self._measured} measurements", self._ranks.patience())
         self.send(groups, ends_row)
         self._add_histograms(self._calls)
         self.advance(wait=True)
