@@ -223,7 +223,8 @@ class Monitor:
             )
 
     def _warn_of_unseen_steps(self) -> None:
-        if self._steps.names:
+        # A user who calls `measure` knows which call is the last.
+        if self._steps.names or not self.step:
             warn_of_unseen_steps(self._steps, self.step, *self._measuring.changed_unseen(), stacklevel=4)
 
     def _release(self) -> None:

@@ -196,6 +196,25 @@ def test_an_optimizer_that_is_replaced_with_the_weights_is_said() -> None:
         monitor.close()
 
 
+def test_a_monitor_that_is_never_told_to_measure_is_said() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, run=False)
+    step(optimizer, network)
+    with pytest.warns(
+        UserWarning, match=r"changed and monitor\.measure\(\) was not called: .* Give watch the optimizer"
+    ):
+        monitor.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with watch(network, run=False) as monitor:
+            step(optimizer, network)
+            monitor.measure()
+            step(optimizer, network)
+        with watch(network, run=False):
+            pass
+
+
 def test_clipping_after_the_last_step_is_called_no_harm() -> None:
     network = model()
     optimizer = torch.optim.RMSprop(network.parameters())

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from rwc_wandb.measure.layers import Layer
 
 _groups = count()
+
+SUM_TIMEOUT = timedelta(minutes=30)
+"""torch's own: a rank may be that far ahead of one that evaluates, and nothing waits for its sums meanwhile."""
 
 
 def current_rank() -> int:
@@ -56,7 +60,8 @@ class Ranks:
         plan: what all must agree on: layers and cadence.
 
     Raises:
-        UserError: not every rank came here within `start_timeout` seconds, or their plans differ.
+        UserError: not every rank came here within `start_timeout` seconds, their plans differ, or they could not be
+            connected within as long again, since one has died.
     """
 
     start_timeout = 60.0
@@ -74,10 +79,15 @@ class Ranks:
         self._prefix = f"rwc_wandb/{next(_groups)}"
         self._meetings = count()
         self.meet("watch", plan, self.start_timeout)
-        # On the host: NCCL must not see collectives in an order that depends on when a copy arrived.
-        # All have just met and connect at once. torch's limit, half an hour, is for the sums, on which nothing waits:
-        # one rank may be that far ahead while another evaluates (see `finished`).
-        self._group: Any = distributed.new_group(backend="gloo")
+        # On the host: NCCL must not see collectives in an order that depends on when a copy arrived. All have just met
+        # and connect at once, unless one has died since.
+        try:
+            self._group: Any = distributed.new_group(backend="gloo", timeout=timedelta(seconds=self.start_timeout))
+        except RuntimeError as error:
+            raise UserError(f"watch could not connect the {self.size} ranks: one may have ended ({error}).") from error
+        # The limit above is the group's, and a sum's own is longer.
+        self._sum_options = distributed.AllreduceOptions()
+        self._sum_options.timeout = SUM_TIMEOUT
 
     def patience(self) -> float:
         """Seconds to wait for the other ranks from here on."""
@@ -113,7 +123,7 @@ class Ranks:
 
     def sum(self, tensor: Tensor) -> Any:
         """Start replacing a CPU tensor by its sum over all ranks; the work says when it is done."""
-        return self._group.allreduce([tensor])
+        return self._group.allreduce([tensor], self._sum_options)
 
     def max(self, tensor: Tensor) -> Any:
         """As `sum`, by its largest values."""

@@ -18,7 +18,8 @@ def warn_of_unseen_steps(
     """Warn if training went on, as it seems, without a measurement.
 
     Args:
-        steps, step: those that were seen, and the number of the last; 0: none was.
+        steps, step: those that were seen, and the number of the last; 0: none was. Without optimizers, the calls of
+            `measure`.
         moved: weights that are no longer what was measured last.
         replaced: if weights were replaced since, all that the model has now. At the end of a training that may be an
             export: only an optimizer of theirs tells that training went on.
@@ -37,7 +38,10 @@ def warn_of_unseen_steps(
         return
     names = " and ".join(steps.names)
     since = f"since step {step}, the last that {names} made" if step else f"and {names} made no step"
-    if further:
+    if not names:
+        since = "and monitor.measure() was not called"
+        advice = "Give watch the optimizer that steps them, or call monitor.measure(): after each epoch, say."
+    elif further:
         advice = f"Give watch {' and '.join(dict.fromkeys(further))} too: it holds weights of the model."
     elif step:
         advice = (
