@@ -30,6 +30,7 @@ def run_kernels() -> None:
         statistics = torch.zeros(len(weights), 5, dtype=torch.float64, device=DEVICE)
         reduction = reduction_for(weights, snapshots)
         reduction.histograms(64)
+        reduction.histograms(64, is_part=True)
         reduction.measure(statistics)
         torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=0)
 

@@ -37,11 +37,13 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, 
     optimizer.zero_grad()
 
 
-def test_no_step_waits() -> None:
+@pytest.mark.parametrize("sample", [None, 2000])
+def test_no_step_waits(sample: int | None) -> None:
     model, optimizer, images, labels = trainee()
     with offline_run() as run, warnings.catch_warnings():
         warnings.simplefilter("error", MonitoringStopped)
-        monitor = watch(model, optimizer, run=run, rows="own", log_every=ROW, histogram_every=HISTOGRAMS)
+        monitor = watch(model, optimizer, run=run, rows="own", log_every=ROW, histogram_every=HISTOGRAMS, sample=sample)
+        groups = monitor._measuring.tracked.groups
         step_of(model, optimizer, images, labels)
         if ON_GPU:
             torch.cuda.synchronize()
@@ -49,16 +51,22 @@ def test_no_step_waits() -> None:
             try:
                 for _ in range(STEPS - 1):
                     step_of(model, optimizer, images, labels)
+                # As each of several ranks makes them.
+                parts = [group.histograms(are_parts=True) for group in groups]
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         else:
             with Tally(DEVICE) as tally:
                 for _ in range(STEPS - 1):
                     step_of(model, optimizer, images, labels)
+            parts = [group.histograms(are_parts=True) for group in groups]
             # A set of histograms and a row of measurements are one copy each, asynchronous on a GPU.
-            assert tally.host_reads <= STEPS // ROW + 2 * (STEPS // HISTOGRAMS)
+            assert tally.host_reads <= len(groups) * (STEPS // ROW + 2 * (STEPS // HISTOGRAMS))
         monitor.close()
     assert monitor.history.steps.tolist() == list(range(1, STEPS + 1))
+    counted = sum(part.wait()[0].sum(-1).sum(-1) for part in parts)
+    layers = [min(layer.size, layer.sample or layer.size) for layer in monitor.layers]
+    assert sum(layers) / 2 < counted[0] <= sum(layers)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="the mode is CUDA's")

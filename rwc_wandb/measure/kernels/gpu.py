@@ -55,9 +55,8 @@ class GPUReduction:
         parts = [
             _chunks(*pair, layer, chunk) for layer, pair in enumerate(zip(self.weights, self.snapshots, strict=True))
         ]
-        firsts = torch.tensor([0] + [len(part) for part in parts]).cumsum(0)
-        self._table = torch.cat(parts).to(self._device)
-        self._firsts = firsts.to(self._device)
+        self._table = sent(torch.cat(parts), self._device)
+        self._firsts = sent(torch.tensor([0] + [len(part) for part in parts]).cumsum(0), self._device)
         self._sums = torch.empty(5, len(self._table), dtype=torch.float64, device=self._device)
         # A launch of no programs compiles: here, not in the middle of the first step.
         self._measure(torch.empty(0, 5, dtype=torch.float64, device=self._device), chunks=0)
@@ -96,6 +95,11 @@ class GPUReduction:
 def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device, which need not be that of the weights."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def sent(table: Tensor, device: torch.device) -> Tensor:
+    """On its way to the device, for which the host does not wait: histograms of samples have a new table each time."""
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def _chunks(weight: Tensor, snapshot: Tensor, layer: int, chunk: int) -> Tensor:
