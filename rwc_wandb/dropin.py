@@ -53,9 +53,9 @@ def watch(
             at the end of an epoch, say.
         every: optimizer steps between measurements. With n > 1 a measurement compares with the weights n steps before.
         log_every: measurements per row; a row holds their mean.
-        histogram_every: optimizer steps between histograms of weights and updates; None: no histograms. 64 bins from
-            the least to the largest value; where weights are sharded or measuring is shared 64 bins over all ranks'
-            values, of which more than half are used, since edges are multiples of a power of two there.
+        histogram_every: optimizer steps between histograms of weights and updates, of 64 bins; None: no histograms.
+            Bins reach from the least to the largest value; where weights are sharded or measuring is shared they are a
+            power of two wide and begin at multiples of it, so that ranks' counts add up: more than half are used.
         layers: "weights" (parameters with more than one dimension, the paper's choice) or "all", of those in the
             optimizer's groups, and in groups added later; or, of all in the model, a regular expression searched for in
             layer names, or a callable of (name, parameter). Layers that do not move count in no mean.
@@ -73,13 +73,13 @@ def watch(
             sums are added up once per row. Every rank must then call `watch`.
         sample: of each layer with more weights than that (65_536, say), draw at most so many at random, anew for every
             row, and keep and compare only these: for models whose snapshots would take too much memory. RWC is then an
-            estimate, `history.rwc_error` its standard error, of 65_536 weights about 0.4 % of it under AdamW; weights
-            that are not finite are noticed among those drawn only. A dict gives a number, or None for all, to the
-            layers in whose names a regular expression is found, the first that is: `{"embed": None, "": 65_536}`. Any
-            number of ranks draw the same weights where they hold whole layers or shards of rows (DDP, FSDP); with
-            shards of other dimensions (tensor parallel) the draw depends on their number. Where weights are sharded
-            each rank draws its part. On a CPU a float32 layer takes longer than the whole of it where it has less than
-            8 times as many weights.
+            estimate, `history.rwc_error` its standard error, of 65_536 weights about 0.4 % of it under AdamW;
+            histograms are of those drawn, and weights that are not finite are noticed among them only. A dict gives a
+            number, or None for all, to the layers in whose names a regular expression is found, the first that is:
+            `{"embed": None, "": 65_536}`. Any number of ranks draw the same weights where they hold whole layers or
+            shards of rows (DDP, FSDP); with shards of other dimensions (tensor parallel) the draw depends on their
+            number. Where weights are sharded each rank draws its part. On a CPU a float32 layer takes longer than the
+            whole of it where it has less than 8 times as many weights.
 
     Returns:
         The monitor: `history` has the full series. It closes itself when the run finishes; it is a context manager too.

@@ -50,6 +50,8 @@ def compared(
     monitor.close()
     wanted = sampled.series(recorder.weights, NAMES, COUNT, 3)
     np.testing.assert_allclose(monitor.history.rwc, wanted, rtol=1e-6)
+    elementwise = sampled.series(recorder.weights, NAMES, COUNT, 3, elementwise=True)
+    np.testing.assert_allclose(monitor.history.rwc_elementwise, elementwise, rtol=1e-6)
     assert (monitor.history.rwc_error[:, 2] == 0).all()
     for slot in range(8):
         for index in range(2):

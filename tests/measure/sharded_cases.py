@@ -19,7 +19,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rwc_wandb import Monitor, MonitoringStopped, UserError, watch
+from rwc_wandb import Monitor, MonitoringStopped, UserError, elementwise_relative_weight_change, watch
 from rwc_wandb.measure.distributed import ranks
 from rwc_wandb.measure.distributed.ranks import Ranks
 
@@ -66,6 +66,8 @@ def assert_series(monitor: Monitor, recorder: Recorder, names: Sequence[str] = (
     assert monitor.history.sizes == [weight.numel() for weight in recorder.weights[0]]
     assert monitor.history.steps.tolist() == list(range(1, len(recorder.weights)))
     np.testing.assert_allclose(monitor.history.rwc, recorder.series(), rtol=1e-6)
+    elementwise = recorder.series(elementwise_relative_weight_change)
+    np.testing.assert_allclose(monitor.history.rwc_elementwise, elementwise, rtol=1e-6)
 
 
 def assert_snapshots(monitor: Monitor, recorder: Recorder) -> None:
