@@ -18,8 +18,11 @@ MOST_UNANSWERED = 2000
 """Values. The socket between the two processes was seen to hold about 4,000; then `run.log` waits."""
 VALUES_PER_HISTOGRAM = 40
 """A histogram of 64 bins is as long as so many numbers."""
-PATIENCE = 0.02
-"""Seconds that a step waits for an answer, once until it has come."""
+FRESH = 0.5
+"""Seconds for which an answer is trusted. What the user logs and prints meanwhile fills the same socket, uncounted: one
+with small messages in it was full after some 250 of them."""
+PATIENCE = 0.03
+"""Seconds that a step waits for an answer, once until it has come; it takes 1 ms where W&B's process is well."""
 
 
 class Budget:
@@ -70,19 +73,21 @@ class Flow:
         self._unanswered = 0
         self._asked_at = 0
         """How much was unanswered when the question was asked."""
-        self._answer: threading.Event | None = None
+        self._answer: _Answer | None = None
+        self._answered = time.monotonic()
+        """When it was known to read, by the clock."""
 
     def allows(self, values: int) -> bool:
         """Whether this many can be sent now; then they are counted."""
         self._note_answer()
-        if self._unanswered + values > MOST_UNANSWERED:
-            if self._answer is not None:
-                return False
-            if not self._ask().wait(PATIENCE):
+        age = time.monotonic() - self._answered
+        if self._unanswered + values > MOST_UNANSWERED or age > FRESH:
+            if self._answer is not None or not self._ask().wait(PATIENCE):
                 return False
             self._note_answer()
+            age = 0.0
         self._unanswered += values
-        if self._unanswered > MOST_UNANSWERED / 2 and self._answer is None:
+        if self._answer is None and (self._unanswered > MOST_UNANSWERED / 2 or age > FRESH / 2):
             self._ask()
         return True
 
@@ -95,16 +100,21 @@ class Flow:
 
     def _note_answer(self) -> None:
         if self._answer is not None and self._answer.is_set():
-            self._answer = None
             self._unanswered -= self._asked_at
+            self._answered, self._answer = self._answer.at, None
 
-    def _ask(self) -> threading.Event:
-        self._asked_at, self._answer = self._unanswered, threading.Event()
+    def _ask(self) -> _Answer:
+        self._asked_at, self._answer = self._unanswered, _Answer()
         threading.Thread(target=_ask, args=[self._run, self._answer], daemon=True).start()
         return self._answer
 
 
-def _ask(run: Run, answer: threading.Event) -> None:
+class _Answer(threading.Event):
+    at = 0.0
+    """When it came, by the clock."""
+
+
+def _ask(run: Run, answer: _Answer) -> None:
     """`run.step` is a round trip to W&B's process, which answers in the order of what it is sent."""
     while True:
         try:
@@ -113,6 +123,7 @@ def _ask(run: Run, answer: threading.Event) -> None:
             continue
         except Exception:
             pass  # The next `run.log` raises it too.
+        answer.at = time.monotonic()
         answer.set()
         return
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import wandb
 from numpy.typing import NDArray
 
+import wandb
 from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
@@ -25,9 +26,8 @@ from rwc_wandb.measure.series.history import History, file_of
 from rwc_wandb.measure.series.trends import mean_of_moving
 
 if TYPE_CHECKING:
-    from wandb import Run
-
     from rwc_wandb.measure.monitor import Monitor
+    from wandb import Run
 
 RowMode = Literal["attached", "own"]
 LIVE_SECONDS = 30.0
@@ -82,6 +82,9 @@ class RunRows(Delivery):
         self._shown_at = time.monotonic()
         self._live = LiveCharts(run, prefix)
         define_axes(run, prefix)
+        # W&B's client imports pandas, where that is installed, at its first histogram: 0.6 s and more, not in a step.
+        with suppress(Exception):
+            wandb.util.is_pandas_data_frame(None)
 
     def _name_keys(self) -> None:
         prefix, names, stages = self.prefix, self.history.layers, self.history.stages

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import wandb
 from standin import StandIn
 from torch import nn
 from training import Training, network, rwc_rows
 
+import wandb
 from rwc_wandb import History, MonitoringStopped, watch
 from rwc_wandb.log import budget
 from rwc_wandb.measure import measuring
@@ -213,6 +214,65 @@ def test_a_wandb_process_that_stands_still_costs_no_step_anything(
     assert found[-1]["rwc/step"] == steps
     assert len(monitor.history) == steps
     assert len([row for row in server.rows if "hist/weight/0" in row]) == steps // 200
+
+
+def test_a_full_socket_holds_up_no_step(standin: StandIn) -> None:
+    """What the user logs and prints fills the socket to W&B's process as ours does, and is not ours to count."""
+    training = Training(standin, log_every=1, histogram_every=5)
+    [service] = [one for one in psutil.Process().children(recursive=True) if "wandb-core" in one.name()]
+    logged = 0
+
+    def log() -> None:
+        nonlocal logged
+        while logged < 5000:
+            training.run.log({"loss": logged})
+            logged += 1
+
+    service.suspend()
+    user = threading.Thread(target=log)
+    user.start()
+    try:
+        before = -1
+        while logged != before and logged < 5000:
+            before = logged
+            time.sleep(1)
+        assert logged < 5000
+        threading.Timer(10, service.send_signal, [signal.SIGCONT]).start()
+        slowest, begun = 0.0, time.monotonic()
+        for step in training.steps(30):
+            if step > 5:
+                slowest = max(slowest, time.monotonic() - begun)
+            time.sleep(0.05)
+            begun = time.monotonic()
+    finally:
+        service.send_signal(signal.SIGCONT)
+    user.join(60)
+    assert slowest < 0.5  # It was as long as the process stood still; 30 ms on a quiet machine.
+    rows = training.finish().rows
+    assert [row["loss"] for row in rows if "loss" in row] == list(range(5000))
+    assert [row["rwc/step"] for row in rows if "rwc/layer1" in row][-1] == 30
+    assert [row["rwc/step"] for row in rows if "hist/weight/layer1" in row] == [5, 10, 15, 20, 25, 30]
+
+
+def test_no_step_imports_pandas(tmp_path: Path) -> None:
+    """W&B's client does, at its first histogram; that takes as long as many steps."""
+    script = """
+import sys, torch, wandb, rwc_wandb
+run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
+model = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+rwc_wandb.watch(model, optimizer, log_every=5, histogram_every=5)
+before = set(sys.modules)
+for step in range(20):
+    model(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
+    run.log({"loss": step})
+print([name for name in set(sys.modules) - before if name.startswith("pandas")])
+run.finish()
+"""
+    words = [sys.executable, "-c", script]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path).stdout
+    assert said == "[]\n"
 
 
 @pytest.mark.parametrize("commit_every", [None, 1, 100])
