@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import wandb
 from numpy.typing import NDArray
 
-import wandb
 from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
@@ -26,8 +26,9 @@ from rwc_wandb.measure.series.history import History, file_of
 from rwc_wandb.measure.series.trends import mean_of_moving
 
 if TYPE_CHECKING:
-    from rwc_wandb.measure.monitor import Monitor
     from wandb import Run
+
+    from rwc_wandb.measure.monitor import Monitor
 
 RowMode = Literal["attached", "own"]
 LIVE_SECONDS = 30.0
