@@ -190,8 +190,14 @@ def test_what_the_server_took_in_part_is_whole_and_once_after_resume(
     assert "The same command with --resume sends only what W&B lacks" in said
     [run] = standin.runs.values()
     assert [row["epoch"] for row in run.rows if "epoch" in row] != [1, 2, 3, 4]
+    for again in ("down", "403"):  # Sending the rest fails too, and can be tried again.
+        spoil(standin, again)
+        assert main(words) == 0
+        assert "W&B still lacks rows of this run: the same command with --resume" in capsys.readouterr().out
+        standin.faults.clear()
+        standin.start() if again == "down" else None
     assert main(words) == 0
-    assert "wandb sync" not in capsys.readouterr().out
+    assert "sync" not in capsys.readouterr().out
     assert sorted(row["epoch"] for row in run.rows if "epoch" in row) == [1, 2, 3, 4]
     assert sorted(row["rwc/step"] for row in run.rows if "rwc/step" in row) == [4, 8, 12, 16]
     assert run.state == "finished"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 SERIES_FILE = "rwc.safetensors"
+STILL_LACKS = "W&B still lacks rows of this run: the same command with --resume sends them."
 
 
 def end_run(run: RecordedRun, exit_code: int | None = None) -> str:
@@ -76,7 +77,7 @@ def send_rest_anew(config: TrainConfig, folder: Path, summary: dict[str, Any], s
     with suppress(Exception):
         is_complete = send_rest(config, folder, summary, say)
     if not is_complete:
-        say("W&B still lacks rows of this run: the same command with --resume sends them.")
+        say(STILL_LACKS)
     return is_complete
 
 
@@ -88,6 +89,8 @@ def send_rest_of_finished(config: TrainConfig, folder: Path, result: dict[str, A
         print(f"{folder} has finished: W&B gets the rows that it lacks.")
         if send_rest(config, folder, accuracies(result["best_test_accuracy"], result["last_test_accuracy"]), print):
             RowsFile(folder).remove()
+        else:
+            print(STILL_LACKS)
 
 
 def accuracies(best: float, last: float) -> dict[str, float]:
