@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -366,6 +367,27 @@ def ranks_that_do_not_answer(_: Path) -> None:
     assert len(monitor.history) == 5
     assert not found
     Ranks.close_timeout = 20.0
+
+
+def a_rank_that_is_killed(rank: int, port: int, folder: Path) -> None:
+    """A process of its own: rank 1 at step 20, with sums and histograms underway; rank 0 notes how far it got."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    monitor = watch(network(), run=False, log_every=1, histogram_every=1, share=True)
+
+    def steps() -> None:
+        for step in range(40):
+            if rank == 1 and step == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            start = time.monotonic()
+            monitor.measure()
+            assert time.monotonic() - start < 2
+            time.sleep(0.02)
+
+    with pytest.warns(MonitoringStopped, match="stopped monitoring at optimizer step 2"):
+        steps()
+    (folder / "measured").write_text(str(len(monitor.history)))
 
 
 IN_TWO = [
