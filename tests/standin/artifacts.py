@@ -46,7 +46,7 @@ class ArtifactAnswers(Store):
                 "uploadMultipartUrls": None,
                 "artifact": {"id": file["artifactID"]},
             }
-            for file in variables["input"]["artifactFiles"]
+            for file in variables.get("input", variables)["artifactFiles"]
         ]
         return {"createArtifactFiles": {"files": nodes.page(uploads)}}
 
@@ -57,6 +57,8 @@ class ArtifactAnswers(Store):
 
     def _on_ArtifactByID(self, variables: Json) -> Json:
         return {"artifact": self._artifact(self.artifacts[variables["id"]])}
+
+    _on_ArtifactByIDShort = _on_ArtifactByID
 
     def _on_ArtifactMembershipByName(self, variables: Json) -> Json:
         artifact = self._artifact(self._version(*variables["name"].split(":")))
@@ -70,6 +72,11 @@ class ArtifactAnswers(Store):
     def _on_FetchArtifactManifest(self, variables: Json) -> Json:
         url = self._url("artifact", variables["id"], nodes.MANIFEST)
         return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
+
+    def _on_ArtifactManifest(self, variables: Json) -> Json:
+        """As older clients (0.21) ask, by name."""
+        artifact = self._version(*variables["name"].split(":"))
+        return {"project": self._on_FetchArtifactManifest({"id": artifact.id})}
 
     def _on_GetArtifactMembershipFileUrls(self, variables: Json) -> Json:
         artifact = self._version(variables["collection"], variables["alias"])

@@ -54,8 +54,22 @@ class Backend(ArtifactAnswers, ReadingAnswers):
 
     _on_GetViewer = _on_GetDefaultEntity = _on_Viewer
 
+    def _on_ProbeServerCapabilities(self, _: Json) -> Json:
+        """What the server can do, as older clients (0.21) ask: everything that the stand-in answers."""
+        known = [name.removeprefix("_on_") for name in dir(self) if name.startswith("_on_")]
+        fields = {"fields": [{"name": name[0].lower() + name[1:]} for name in known]}
+        return {"QueryType": fields, "MutationType": fields, "ServerInfoType": {"fields": []}}
+
+    def _on_InputFields(self, _: Json) -> Json:
+        """Of the input of a mutation, as older clients ask: none that they could do without."""
+        return {"TypeInfo": {"inputFields": []}}
+
+    def _on_TypeFields(self, _: Json) -> Json:
+        return {"TypeInfo": {"fields": []}}
+
     def _on_ServerFeaturesQuery(self, _: Json) -> Json:
-        return {"serverInfo": {"features": []}}
+        # Older clients (0.21) send metrics with a * only where the server says this, as W&B's does.
+        return {"serverInfo": {"features": [{"name": "EXPAND_DEFINED_METRIC_GLOBS", "isEnabled": True}]}}
 
     def _on_OrganizationCoreWeaveOrganizationID(self, _: Json) -> Json:
         return {"entity": None}
@@ -65,6 +79,8 @@ class Backend(ArtifactAnswers, ReadingAnswers):
     def _on_GetProjects(self, variables: Json) -> Json:
         owned = sorted(name for entity, name in self.projects if entity == variables["entity"])
         return {"models": nodes.page([nodes.project(variables["entity"], name) for name in owned])}
+
+    _on_Projects = _on_GetProjects
 
     def _on_CreateProject(self, variables: Json) -> Json:
         place = variables["input"]["entityName"], variables["input"]["name"]
@@ -104,6 +120,9 @@ class Backend(ArtifactAnswers, ReadingAnswers):
         run = self.runs.get(variables["name"])
         model = nodes.project(variables["entity"], variables["project"])
         return {"model": {**model, "bucket": nodes.run(run) if run else None}}
+
+    def _on_RunStoppedStatus(self, variables: Json) -> Json:
+        return {"project": {"run": nodes.run(self.runs[variables["runId"]])}}
 
     def _on_CreateRunFiles(self, variables: Json) -> Json:
         run_id = variables["run"]
@@ -158,10 +177,11 @@ class Backend(ArtifactAnswers, ReadingAnswers):
     # Charts and reports.
 
     def _on_CreateCustomChart(self, variables: Json) -> Json:
-        name = f"{variables['entity']}/{variables['chartName']}"
+        # Older clients (0.21) call two of them otherwise.
+        name = f"{variables['entity']}/{variables.get('chartName') or variables['name']}"
         if name in self.charts:
             raise Refusal(f"chart {name} already exists")
-        words = variables["displayName"], variables["chartType"], variables["access"]
+        words = variables["displayName"], variables.get("chartType") or variables["type"], variables["access"]
         self.charts[name] = Chart(name, *words, spec=json.loads(variables["spec"]))
         return {"createCustomChart": {"chart": {"id": name}}}
 

@@ -27,6 +27,13 @@ class ReadingAnswers(Store):
 
     _on_RunHistoryKeys = _on_RunState = _on_Run
 
+    def _on_ProbeRunInput(self, _: Json) -> Json:
+        """What older clients (0.21) ask before they read runs, and below, artifacts."""
+        return {"RunType": {"fields": [{"name": "projectId"}]}}
+
+    def _on_ProbeServerArtifact(self, _: Json) -> Json:
+        return {"ArtifactInfoType": {"fields": []}}
+
     def _on_RunFullHistory(self, variables: Json) -> Json:
         return _history(self.runs[variables["name"]].rows[: variables["samples"]])
 
