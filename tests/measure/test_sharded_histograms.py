@@ -34,4 +34,4 @@ def test_a_rank_that_is_killed(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, -signal.SIGKILL]
-    assert (tmp_path / "measured").read_text() in map(str, range(10, 21))
+    assert 0 < int((tmp_path / "measured").read_text()) <= 20
