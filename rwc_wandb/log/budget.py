@@ -7,6 +7,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+from wandb.sdk.interface.interface import InterfaceBase
+
 from rwc_wandb.measure.delivery import described
 
 if TYPE_CHECKING:
@@ -115,10 +117,9 @@ class _Answer(threading.Event):
 
 
 def _ask(run: Run, answer: _Answer) -> None:
-    """`run.step` is a round trip to W&B's process, which answers in the order of what it is sent."""
     while True:
         try:
-            run.step  # noqa: B018
+            _round_trip(run)
         except TimeoutError:
             continue
         except Exception:
@@ -126,6 +127,22 @@ def _ask(run: Run, answer: _Answer) -> None:
         answer.at = time.monotonic()
         answer.set()
         return
+
+
+def _round_trip(run: Run) -> None:
+    """Wait for an answer of W&B's process, which answers in the order of what it is sent.
+
+    Raises:
+        TimeoutError: none has come for half a minute or more.
+    """
+    if hasattr(InterfaceBase, "deliver_history_step"):
+        run.step  # noqa: B018
+        return
+    # Older clients (0.21) count steps themselves, and ask for the summary; they say nothing when no answer comes.
+    begun = time.monotonic()
+    run.summary.get("_step")
+    if time.monotonic() - begun >= run.settings.summary_timeout:
+        raise TimeoutError
 
 
 def has_ended(error: Exception) -> bool:
