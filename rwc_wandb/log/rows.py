@@ -22,6 +22,7 @@ from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.file import SeriesFile
+from rwc_wandb.measure.series.histograms_file import HistogramsFile
 from rwc_wandb.measure.series.history import History, file_of
 from rwc_wandb.measure.series.trends import mean_of_moving
 
@@ -55,7 +56,8 @@ class RunRows(Delivery):
     `rows="attached"` puts the values into the row that the user commits next (`commit=False`): their step counter never
     moves. While they have not committed, a new row replaces ours and its mean covers both; every 30 s the summary has
     the means of the last 50 measurements; and when the run ends, each becomes a row. `rows="own"` commits, and in a run
-    that is ours (`LateRun`) rows always do. PREFIX.safetensors in the run's folder has the series up to a minute ago.
+    that is ours (`LateRun`) rows always do. PREFIX.safetensors in the run's folder has the series up to a minute ago,
+    PREFIX_histograms.jsonl every histogram.
     `PREFIX_estimated` in the run's configuration says which values are estimates (`watch(sample=...)`).
     """
 
@@ -80,6 +82,7 @@ class RunRows(Delivery):
         self._histogram_prefix = histogram_prefix(prefix)
         self._name_keys()
         self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
+        self._histograms_file: HistogramsFile | None = None
         self._shown_at = time.monotonic()
         self._live = LiveCharts(run, prefix)
         define_axes(run, prefix)
@@ -120,6 +123,9 @@ class RunRows(Delivery):
             self._send()
 
     def log_histograms(self, histograms: Histograms) -> None:
+        self._open_file()
+        if self._histograms_file is not None:
+            self._histograms_file.append(self.history.layers, histograms)
         if not self._watched.budget.allows(2 * len(self._keys)):
             return
         row: dict[str, Any] = {f"{self.prefix}/step": histograms.step}
@@ -152,6 +158,8 @@ class RunRows(Delivery):
     def end(self) -> None:
         self._watched.monitors.pop(self, None)
         self._log(self._open_file)
+        if self._histograms_file is not None:
+            self._histograms_file.finish()
         super().end()
 
     def log_end(self) -> None:
@@ -173,6 +181,7 @@ class RunRows(Delivery):
     def _open_file(self) -> None:
         if self.file is None and not self.run.disabled:
             self.file = SeriesFile(Path(self.run.dir) / file_of(self.prefix))
+            self._histograms_file = HistogramsFile(Path(self.run.dir) / f"{self.prefix}_histograms.jsonl")
             self._note_estimates()
 
     def _note_estimates(self) -> None:

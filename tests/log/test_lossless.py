@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -34,9 +35,9 @@ rows.LIVE_SECONDS = file.LEAST_SECONDS = 0.3
 torch.manual_seed(0)
 model = torch.nn.Linear(4, 3)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-if sys.argv[1] == "watch":
+if sys.argv[1] != "bare":
     run = wandb.init(project="p", id="theirs")
-    rwc_wandb.watch(model, optimizer, log_every=10, histogram_every=None)
+    rwc_wandb.watch(model, optimizer, log_every=10, histogram_every=10 if sys.argv[1] == "histograms" else None)
 while True:
     model(torch.rand(2, 4)).sum().backward()
     optimizer.step()
@@ -48,9 +49,10 @@ while True:
 def started(standin: StandIn, folder: Path, *words: str) -> subprocess.Popen[bytes]:
     (folder / "train.py").write_text(NEVER_LOGS)
     output = (folder / "output").open("wb")
-    return subprocess.Popen(
-        [sys.executable, *words], env=os.environ | standin.environment(folder), stdout=output, stderr=output
-    )
+    # The client's own interval: at one of 1 s a summary was seen whose mean was newer than its step.
+    usual = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "15"}
+    environment = os.environ | standin.environment(folder) | usual
+    return subprocess.Popen([sys.executable, *words], env=environment, stdout=output, stderr=output)
 
 
 def killed(process: subprocess.Popen[bytes], output: Path) -> int:
@@ -94,6 +96,37 @@ def test_a_script_that_knows_nothing_of_wandb_has_its_rows_live(standin: StandIn
     history = History.load(path)
     means = history.rwc[:10, 0].astype(float).mean()
     assert run.rows[0]["rwc/weight"] == pytest.approx(means, rel=1e-6)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_kill_loses_no_histogram(is_stopped: bool, standin: StandIn, tmp_path: Path) -> None:
+    """Of a user who never logs, and of a run of ours while W&B's process stands still, which then wait for it."""
+    words = ["-m", "rwc_wandb", "run", "--histogram-every", "10"] if is_stopped else []
+    process = started(standin, tmp_path, *words, "train.py", "bare" if is_stopped else "histograms")
+    steps = 0
+    try:
+        standin.wait_until(lambda: (tmp_path / "output").read_bytes().count(b"step\n") > 60, 60)
+        if is_stopped:
+            family = psutil.Process(process.pid).children(recursive=True)
+            next(one for one in family if "wandb-core" in one.name()).suspend()
+        time.sleep(2)
+        steps = (tmp_path / "output").read_bytes().count(b"step\n")
+        time.sleep(0.5)
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        killed(process, tmp_path / "output")
+        for one in family:
+            one.kill()
+    assert steps > 100
+    [path] = tmp_path.glob("wandb/run-*/files/rwc_histograms.jsonl")
+    found = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    numbers = [one["step"] for one in found]
+    assert numbers == list(range(10, numbers[-1] + 1, 10))
+    assert numbers[-1] >= steps - 10
+    assert found[0]["layers"] == ["weight"]
+    assert np.sum(found[-1]["counts"], -1).tolist() == [[12], [12]]
+    (low, high), _ = (ranges[0] for ranges in found[-1]["ranges"])
+    assert low < high
 
 
 def test_measurements_of_slow_steps_are_saved_before_their_row_is_due(

@@ -23,7 +23,11 @@ from standin import StandIn
 from standin.store import Run as ServerRun
 
 from rwc_wandb import History
+from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.train.output import read_result
+from rwc_wandb.study.train.tracking.ending import end_run
+from rwc_wandb.study.train.tracking.recorded import RecordedRun
+from rwc_wandb.study.train.tracking.rows_file import RowsFile
 
 WORDS = ["train", "--resume", "--model", "torchvision:squeezenet1_1", "--image-size", "24", "--limit-train", "96"]
 WORDS += ["--limit-test", "40", "--batch-size", "16", "--epochs", "8", "--output", "runs"]
@@ -124,6 +128,18 @@ def assert_whole(server: ServerRun, cadence: str) -> None:
     assert "rwc_charts/rwc_curves_table" in server.tables
     assert read_result(folder()) is not None
     assert not (folder() / "rows.jsonl").exists()
+
+
+def test_what_waits_for_a_row_at_the_end_is_one(standin: StandIn, tmp_path: Path) -> None:
+    """The means of the last epoch, where W&B's process was too slow to take them before the epoch's own row."""
+    opened, _ = open_run(project="p")
+    run = RecordedRun(opened, RowsFile(tmp_path), print)
+    run.log({"epoch": 1})
+    run.log({"rwc/step": 6, "rwc/layer": 0.5}, commit=False)
+    assert end_run(run) == ""
+    (server,) = standin.runs.values()
+    expected = [{"epoch": 1}, {"rwc/step": 6, "rwc/layer": 0.5}]
+    assert rows(server) == list(RowsFile(tmp_path).rows()) == expected
 
 
 CASES = [("epochs", 1, []), ("steps", 2, [])]

@@ -123,11 +123,12 @@ class RecordedRun:
         self._try(lambda: self.itself.save(*words, **options))
 
     def finish(self, exit_code: int | None = None) -> None:
-        """As `Run.finish`; where W&B's process has ended, nothing but what a run does for itself before its end.
+        """As `Run.finish`, after what waits for a row; once W&B's process has ended, only what a run does before that.
 
         Raises:
             TimeoutError, OSError: as `Run.finish`.
         """
+        self.commit()
         try:
             self.itself.finish(exit_code=exit_code)
         except Exception as error:

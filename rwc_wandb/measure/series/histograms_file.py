@@ -1,0 +1,52 @@
+"""The file of histograms: a JSON object a line, one for each step of which there are some."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from rwc_wandb.measure.device.histograms import Histograms
+
+SECONDS_TO_WRITE = 10.0
+"""What a disk may take at the end."""
+
+
+class HistogramsFile:
+    """Appends histograms in a thread, at once: a kill loses none that was measured, whatever a log has taken of them.
+
+    A line has `step` (the optimizer step), `layers` (L names), `counts` [2, L, bins] of the weights and of their
+    updates, and `ranges` [2, L, 2], the low and the high end of the evenly spaced bins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten: deque[tuple[list[str], Histograms]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def append(self, layers: Sequence[str], histograms: Histograms) -> None:
+        """It returns at once. What cannot be written, on a full disk say, is left out."""
+        self._unwritten.append((list(layers), histograms))
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._write, args=[self._thread], daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        if self._thread is not None:
+            self._thread.join(SECONDS_TO_WRITE)
+
+    def _write(self, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        while self._unwritten:
+            layers, one = self._unwritten.popleft()
+            counts, ranges = one.counts.tolist(), one.ranges.tolist()
+            line = json.dumps({"step": one.step, "layers": layers, "counts": counts, "ranges": ranges}) + "\n"
+            try:
+                with self.path.open("a") as file:
+                    file.write(line)
+            except OSError:
+                return
