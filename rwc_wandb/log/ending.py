@@ -22,6 +22,9 @@ from rwc_wandb.log.api import within
 if TYPE_CHECKING:
     from wandb import Run
 
+SECONDS_TO_FINISH = 60
+"""What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
+
 SECONDS_TO_ANSWER = 5
 """What a server has to tell that a run of ours has ended."""
 
@@ -41,15 +44,20 @@ def finish_run(run: Run, exit_code: int | None = None, is_stopped: bool = False)
     """
     if run in _UNTOLD:
         _UNTOLD.remove(run)
-    if not is_stopped:
-        return _finish(run, exit_code)
-    try:
+    if is_stopped:
         # The client fixes `finish_timeout` when the run is opened.
-        return within(SECONDS_TO_STOP, lambda: _finish(run, exit_code))
+        seconds, when = SECONDS_TO_STOP, "before the stop"
+    elif hasattr(run.settings, "finish_timeout"):
+        return _finish(run, exit_code)
+    else:
+        # wandb before 0.27 waits until all is uploaded.
+        seconds, when = float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)), "in time"
+    try:
+        return within(seconds, lambda: _finish(run, exit_code))
     except TimeoutError:
         # Else W&B's exit handler would wait for its process. That process ends when it sees that ours has.
         getattr(_connection_of(run), "_cleanup", lambda: None)()
-        return f"W&B has not taken all of the run before the stop; later: {_sync_of(run)}"
+        return f"W&B has not taken all of the run {when}; later: {_sync_of(run)}"
 
 
 def _finish(run: Run, exit_code: int | None) -> str:

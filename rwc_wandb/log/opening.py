@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.log.ending import call_at_end
+from rwc_wandb.log.ending import SECONDS_TO_FINISH, call_at_end
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 SECONDS_TO_OPEN = 30
 """What a server has to answer, before a run of ours goes offline (`WANDB_INIT_TIMEOUT` wins). The client's check of the
 API key comes before it, and takes up to 10 s more."""
-
-SECONDS_TO_FINISH = 60
-"""What a server has to take the rest of a run of ours at its end (`WANDB_FINISH_TIMEOUT` wins)."""
 
 SECONDS_UNWRITTEN = 1.0
 """What W&B's process has not yet written to the run's file, which is what a kill leaves to `wandb sync`. The client's

@@ -10,10 +10,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,8 @@ from training import Training, rwc_rows
 from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
-from rwc_wandb.log.ending import finish_run
-from rwc_wandb.log.opening import SECONDS_TO_FINISH, open_run
+from rwc_wandb.log.ending import SECONDS_TO_FINISH, finish_run
+from rwc_wandb.log.opening import open_run
 from rwc_wandb.study.train import loop
 
 FAULTS = ["down", "hang", "close", "500", "429"]
@@ -89,6 +91,23 @@ def test_a_run_of_ours_does_not_wait_for_ever(
     assert (run.settings.finish_timeout, run.settings.finish_timeout_raises) == (seconds, True)
     assert run.settings.init_timeout == 2
     assert finish_run(run) == ""
+
+
+def test_a_run_of_ours_does_not_wait_for_ever_where_the_client_knows_no_limit(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = open_run(project="p")
+    finish, is_up = run.finish, threading.Event()
+    with monkeypatch.context() as client:  # As of wandb before 0.27, whose settings have no `finish_timeout`.
+        client.setattr(type(run), "settings", property(lambda _: SimpleNamespace()))
+        client.setattr(run, "finish", lambda exit_code: is_up.wait(60))
+        begin = time.monotonic()
+        line = finish_run(run)
+        assert 2 <= time.monotonic() - begin < 10
+    command = f"wandb sync --include-online {Path(run.dir).parent}"
+    assert line == f"W&B has not taken all of the run in time; later: {command}"
+    is_up.set()
+    finish()
 
 
 @pytest.mark.parametrize("status", [401, 403])
