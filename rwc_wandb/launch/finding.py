@@ -22,7 +22,7 @@ from rwc_wandb.measure.steps.complete import inner_optimizer
 if TYPE_CHECKING:
     from wandb import Run
 
-    from rwc_wandb.log.opening import LateRun
+    from rwc_wandb.log.runs.opening import LateRun
 
 
 def say(line: str) -> None:
@@ -152,7 +152,7 @@ class Finder:
             return active
         if self._late is None or (self._late.run is not None and not self._late.is_ours):
             # Not above: wandb comes with it, and a script may have no use for it in this process.
-            from rwc_wandb.log.opening import LateRun
+            from rwc_wandb.log.runs.opening import LateRun
 
             self._late = LateRun(say)
         return self._late
@@ -174,7 +174,7 @@ class Finder:
 
 
 def _finish(run: Run, exit_code: int) -> None:
-    from rwc_wandb.log.ending import finish_run
+    from rwc_wandb.log.runs.ending import finish_run
 
     if line := finish_run(run, exit_code):
         say(line)

@@ -16,8 +16,8 @@ from rwc_wandb.log.alerts import Alerts
 from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
 from rwc_wandb.log.outbox import LayerSums, Outbox, Row
+from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.log.summary import findings_text, summary_of
-from rwc_wandb.log.watched_run import watched
 from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
 from rwc_wandb.measure.layers import Layer

@@ -28,8 +28,8 @@ from training import Training, rwc_rows
 from rwc_wandb import History
 from rwc_wandb.cli import main
 from rwc_wandb.log import charts
-from rwc_wandb.log.ending import SECONDS_TO_FINISH, finish_run
-from rwc_wandb.log.opening import open_run
+from rwc_wandb.log.runs.ending import SECONDS_TO_FINISH, finish_run
+from rwc_wandb.log.runs.opening import open_run
 from rwc_wandb.study.train import loop
 
 FAULTS = ["down", "hang", "close", "500", "429"]

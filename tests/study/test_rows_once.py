@@ -23,7 +23,7 @@ from standin import StandIn
 from standin.store import Run as ServerRun
 
 from rwc_wandb import History
-from rwc_wandb.log.opening import open_run
+from rwc_wandb.log.runs.opening import open_run
 from rwc_wandb.study.train.output import read_result
 from rwc_wandb.study.train.tracking.ending import end_run
 from rwc_wandb.study.train.tracking.recorded import RecordedRun

@@ -13,7 +13,7 @@ from rich.console import Console
 import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import new_folders
-from rwc_wandb.log.watched_run import watched
+from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train.checkpoint import Checkpoints
 from rwc_wandb.study.train.config import TrainConfig

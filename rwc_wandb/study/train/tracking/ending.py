@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import wandb
 
 from rwc_wandb import History
-from rwc_wandb.log.ending import finish_run
 from rwc_wandb.log.rows import define_axes, log_whole
+from rwc_wandb.log.runs.ending import finish_run
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.tracking.opening import open_training_run
 from rwc_wandb.study.train.tracking.recorded import RecordedRun

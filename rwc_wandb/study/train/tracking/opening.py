@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwc_wandb.files import write_whole
-from rwc_wandb.log.opening import open_run
+from rwc_wandb.log.runs.opening import open_run
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.output import unwritable
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from rwc_wandb.errors import UserError
-from rwc_wandb.log.ending import SECONDS_TO_FINISH, call_at_end
+from rwc_wandb.log.runs.ending import SECONDS_TO_FINISH, call_at_end
 
 if TYPE_CHECKING:
     from wandb import Run
