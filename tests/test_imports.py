@@ -194,7 +194,7 @@ def test_an_import_of_a_neighbour_is_found() -> None:
 def test_a_circle_is_found() -> None:
     made_up = {
         "rwc_wandb.log.rows": "from rwc_wandb.log import ending",
-        "rwc_wandb.log.runs.ending": "def late():\n    from rwc_wandb.log.rows import RunRows",
+        "rwc_wandb.log.ending": "def late():\n    from rwc_wandb.log.rows import RunRows",
     }
     assert set(circle(made_up)) == set(made_up)
 

@@ -22,7 +22,7 @@ from rwc_wandb.measure.steps.complete import inner_optimizer
 if TYPE_CHECKING:
     from wandb import Run
 
-    from rwc_wandb.log.runs.opening import LateRun
+    from rwc_wandb.log.runs.late_run import LateRun
 
 
 def say(line: str) -> None:
@@ -152,7 +152,7 @@ class Finder:
             return active
         if self._late is None or (self._late.run is not None and not self._late.is_ours):
             # Not above: wandb comes with it, and a script may have no use for it in this process.
-            from rwc_wandb.log.runs.opening import LateRun
+            from rwc_wandb.log.runs.late_run import LateRun
 
             self._late = LateRun(say)
         return self._late

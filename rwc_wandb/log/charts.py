@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from rwc_wandb.log.runs.ending import is_being_torn_down
-from rwc_wandb.log.runs.opening import LateRun
+from rwc_wandb.log.runs.late_run import LateRun
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.charts import Chart, charts, registered_name
 from rwc_wandb.view.series import series

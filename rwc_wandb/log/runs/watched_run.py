@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from rwc_wandb.log.budget import Budget, Flow
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.log.runs.ending import call_at_end, forget_end
-from rwc_wandb.log.runs.opening import LateRun
+from rwc_wandb.log.runs.late_run import LateRun
 from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
 from rwc_wandb.measure.monitor import Monitor
 

@@ -34,9 +34,11 @@ class HistogramsFile:
             self._thread.start()
 
     def finish(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written, and write what came while the thread was ending."""
         if self._thread is not None:
             self._thread.join(SECONDS_TO_WRITE)
+            if not self._thread.is_alive():
+                self._write(None)
 
     def _write(self, before: threading.Thread | None) -> None:
         if before is not None:
