@@ -79,7 +79,7 @@ def test_an_option(name: str, value: Any, allowed: str) -> None:
         ({"a.b": nn.Linear(1, 1)}, None, "called ['a.b']: watch takes names without dots"),
         ({1: nn.Linear(1, 1)}, None, "called [1]: watch takes names"),
         ({"": nn.Linear(1, 1)}, None, "called ['']: watch takes names"),
-        (nn.ReLU(), None, "matches no parameter of ReLU"),
+        (nn.ReLU(), None, "ReLU has no parameters. torch does not see modules in a plain list or dict"),
         (nn.LayerNorm(3), None, LAYERS),
         (nn.LazyLinear(3), None, "has no shape yet (a lazy module): run one forward pass before watch"),
         (nn.Linear(3, 2, device="meta"), None, "has no values yet (meta device): call watch after"),

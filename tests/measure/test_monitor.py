@@ -107,7 +107,7 @@ def test_a_weight_that_is_replaced_is_nan_once_and_followed(change: Callable[[nn
     change(network)
     with torch.no_grad():
         network[0].weight.mul_(2)
-    with pytest.warns(UserWarning, match=r"1 layers \(3\)"):
+    with pytest.warns(UserWarning, match=r"1 layer \(3\)"):
         monitor.measure()
     with torch.no_grad():
         network[0].weight.mul_(2)

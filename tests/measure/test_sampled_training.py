@@ -141,7 +141,7 @@ def test_a_replaced_weight_is_drawn_from_anew() -> None:
     step(optimizer, model)
     model[2].weight = nn.Parameter(torch.randn(90, 90))
     optimizer.add_param_group({"params": model[2].weight})
-    with pytest.warns(UserWarning, match=r"1 layers \(2\) were replaced"):
+    with pytest.warns(UserWarning, match=r"1 layer \(2\) were replaced"):
         step(optimizer, model)
     before = model[2].weight.detach().clone()
     step(optimizer, model)
