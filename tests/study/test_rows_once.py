@@ -14,15 +14,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from standin import StandIn
 from standin.store import Run as ServerRun
 
-from rwc_wandb import History
+from rwc_wandb import History, watch
+from rwc_wandb.log.budget import Flow
 from rwc_wandb.log.runs.opening import open_run
 from rwc_wandb.study.train.output import read_result
 from rwc_wandb.study.train.tracking.ending import end_run
@@ -140,6 +142,30 @@ def test_what_waits_for_a_row_at_the_end_is_one(standin: StandIn, tmp_path: Path
     (server,) = standin.runs.values()
     expected = [{"epoch": 1}, {"rwc/step": 6, "rwc/layer": 0.5}]
     assert rows(server) == list(RowsFile(tmp_path).rows()) == expected
+
+
+def test_what_waits_for_a_process_that_has_ended_is_on_record(
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means and histograms for which W&B's process was too slow, before it was killed."""
+    opened, _ = open_run(project="p")
+    run = RecordedRun(opened, RowsFile(tmp_path), lambda _: None)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = watch(model, optimizer, run=cast("Any", run), log_every=1, histogram_every=1)
+    with monkeypatch.context() as busy:
+        busy.setattr(Flow, "allows", lambda *_: False)
+        for _ in range(4):
+            model(torch.randn(8, 4)).square().sum().backward()
+            optimizer.step()
+        monitor.close()
+        busy.setattr(opened, "finish", lambda **_: (_ for _ in ()).throw(ConnectionResetError("gone")))
+        run.finish()
+    found = list(RowsFile(tmp_path).rows())
+    assert [row["rwc/step"] for row in found if "rwc/weight" in row] == [1, 2, 3, 4]
+    assert [row["rwc/step"] for row in found if "hist/update/weight" in row] == [1, 2, 3, 4]
+    assert [row["rwc/weight"] for row in found] == pytest.approx(monitor.history.rwc[:, 0].tolist(), rel=1e-6)
+    opened.finish()
 
 
 CASES = [("epochs", 1, []), ("steps", 2, [])]

@@ -73,13 +73,14 @@ class WatchedRun:
         if len(self._rests) > 1:
             return
         if isinstance(self.run, LateRun):
-            self.run.call_at_end(self._end)
+            self.run.call_at_end(self.end)
         else:
-            call_at_end(self.run, self._end)
+            call_at_end(self.run, self.end)
 
-    def _end(self) -> None:
-        forget_end(self._end)
-        if self._has_ended:
+    def end(self) -> None:
+        """Close the monitors and commit what waits, once: W&B's client calls it where a run ends in order."""
+        forget_end(self.end)
+        if self._has_ended or not self._rests:
             return
         self._has_ended = True
         _WATCHED.pop(self.run, None)

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import wandb
 
 from rwc_wandb.log.budget import cause_of, has_ended
 from rwc_wandb.log.outbox import Row
+from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.train.tracking.arrived import Arrived
 from rwc_wandb.study.train.tracking.rows_file import RowsFile
 
@@ -123,11 +124,12 @@ class RecordedRun:
         self._try(lambda: self.itself.save(*words, **options))
 
     def finish(self, exit_code: int | None = None) -> None:
-        """As `Run.finish`, after what waits for a row; once W&B's process has ended, only what a run does before that.
+        """As `Run.finish`, after what waits for a row; once W&B's process has ended, only that.
 
         Raises:
             TimeoutError, OSError: as `Run.finish`.
         """
+        watched(cast("Run", self)).end()  # W&B's client does not come to it where its process has ended.
         self.commit()
         try:
             self.itself.finish(exit_code=exit_code)
