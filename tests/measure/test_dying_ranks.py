@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,12 @@ def a_rank_that_dies_when_it_has_met_the_others(_: Path) -> None:
     assert time.monotonic() - start < 10
 
 
-def a_rank_that_is_far_ahead(_: Path) -> None:
-    """The limit is for the connection: nothing waits for the sums that other ranks bring later."""
+def a_rank_that_is_far_ahead(_: Path, histogram_every: int | None = None) -> None:
+    """The limit is for the connection: nothing waits for what other ranks bring later."""
     Ranks.start_timeout = 2.0
     model = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(model.parameters())
-    monitor = watch(model, optimizer, run=False, share=True, histogram_every=None, log_every=2)
+    monitor = watch(model, optimizer, run=False, share=True, histogram_every=histogram_every, log_every=2)
     if distributed.get_rank() == 1:
         time.sleep(4)
     for _ in range(4):
@@ -48,12 +49,17 @@ def a_rank_that_is_far_ahead(_: Path) -> None:
     assert len(monitor.history) == 4
 
 
+def a_rank_that_is_far_ahead_with_histograms(folder: Path) -> None:
+    a_rank_that_is_far_ahead(folder, histogram_every=1)
+
+
 def test_a_rank_that_dies_before_the_ranks_are_connected(tmp_path: Path) -> None:
     case = a_rank_that_dies_when_it_has_met_the_others
     verdicts([case], 2, tmp_path, timeout=40)
     assert not (tmp_path / f"{case.__name__}.0").read_text()
 
 
-def test_the_limit_of_the_connection_is_not_that_of_the_sums(tmp_path: Path) -> None:
-    (verdict,) = verdicts([a_rank_that_is_far_ahead], 2, tmp_path, timeout=60).values()
+@pytest.mark.parametrize("case", [a_rank_that_is_far_ahead, a_rank_that_is_far_ahead_with_histograms])
+def test_the_limit_of_the_connection_is_not_that_of_the_sums(case: Callable[[Path], None], tmp_path: Path) -> None:
+    (verdict,) = verdicts([case], 2, tmp_path, timeout=60).values()
     assert not verdict, verdict

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _groups = count()
 
-SUM_TIMEOUT = timedelta(minutes=30)
-"""torch's own: a rank may be that far ahead of one that evaluates, and nothing waits for its sums meanwhile."""
+REDUCTION_TIMEOUT = timedelta(minutes=30)
+"""torch's own: a rank may be that far ahead of one that evaluates, and nothing waits for what they add up meanwhile."""
 
 
 def current_rank() -> int:
@@ -85,9 +85,6 @@ class Ranks:
             self._group: Any = distributed.new_group(backend="gloo", timeout=timedelta(seconds=self.start_timeout))
         except RuntimeError as error:
             raise UserError(f"watch could not connect the {self.size} ranks: one may have ended ({error}).") from error
-        # The limit above is the group's, and a sum's own is longer.
-        self._sum_options = distributed.AllreduceOptions()
-        self._sum_options.timeout = SUM_TIMEOUT
 
     def patience(self) -> float:
         """Seconds to wait for the other ranks from here on."""
@@ -123,12 +120,16 @@ class Ranks:
 
     def sum(self, tensor: Tensor) -> Any:
         """Start replacing a CPU tensor by its sum over all ranks; the work says when it is done."""
-        return self._group.allreduce([tensor], self._sum_options)
+        return self._reduced(tensor, distributed.ReduceOp.SUM)
 
     def max(self, tensor: Tensor) -> Any:
         """As `sum`, by its largest values."""
+        return self._reduced(tensor, distributed.ReduceOp.MAX)
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Any:
         options = distributed.AllreduceOptions()
-        options.reduceOp = distributed.ReduceOp.MAX
+        # Its own: the group's is that of the connection.
+        options.reduceOp, options.timeout = operation, REDUCTION_TIMEOUT
         return self._group.allreduce([tensor], options)
 
     def leave(self) -> None:
