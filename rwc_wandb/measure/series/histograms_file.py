@@ -6,6 +6,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rwc_wandb.measure.device.histograms import Histograms
@@ -25,30 +26,30 @@ class HistogramsFile:
         self.path = path
         self._unwritten: deque[tuple[list[str], Histograms]] = deque()
         self._thread: threading.Thread | None = None
+        """The one that writes; None when there is nothing to write."""
+        self._lock = threading.Lock()
 
     def append(self, layers: Sequence[str], histograms: Histograms) -> None:
         """It returns at once. What cannot be written, on a full disk say, is left out."""
-        self._unwritten.append((list(layers), histograms))
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._write, args=[self._thread], daemon=True)
-            self._thread.start()
+        with self._lock:
+            self._unwritten.append((list(layers), histograms))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, daemon=True)
+                self._thread.start()
 
     def finish(self) -> None:
-        """Wait for what is being written, and write what came while the thread was ending."""
-        if self._thread is not None:
-            self._thread.join(SECONDS_TO_WRITE)
-            if not self._thread.is_alive():
-                self._write(None)
+        """Wait for what is being written."""
+        if (thread := self._thread) is not None:
+            thread.join(SECONDS_TO_WRITE)
 
-    def _write(self, before: threading.Thread | None) -> None:
-        if before is not None:
-            before.join()
-        while self._unwritten:
-            layers, one = self._unwritten.popleft()
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                if not self._unwritten:
+                    self._thread = None
+                    return
+                layers, one = self._unwritten.popleft()
             counts, ranges = one.counts.tolist(), one.ranges.tolist()
             line = json.dumps({"step": one.step, "layers": layers, "counts": counts, "ranges": ranges}) + "\n"
-            try:
-                with self.path.open("a") as file:
-                    file.write(line)
-            except OSError:
-                return
+            with suppress(OSError), self.path.open("a") as file:
+                file.write(line)
