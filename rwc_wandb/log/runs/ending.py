@@ -66,8 +66,12 @@ def _finish(run: Run, exit_code: int | None) -> str:
     except TimeoutError:
         return f"W&B has not taken all of the run in time; later: {_sync_of(run)}"
     if not run.offline and not run.disabled and (reason := _untaken(run) or _refusal(run)):
-        return f"{reason}: what W&B lacks of the run comes by: {_sync_of(run)}"
+        return _lack(run, reason)
     return ""
+
+
+def _lack(run: Run, reason: str) -> str:
+    return f"{reason}: what W&B lacks of the run comes by: {_sync_of(run)}"
 
 
 def _sync_of(run: Run) -> str:
@@ -142,7 +146,7 @@ def _say_untaken(run: Run) -> None:
     if run in _UNTOLD:
         _UNTOLD.remove(run)
         if reason := _untaken(run):
-            warnings.warn(f"rwc_wandb: {reason}: what W&B lacks of the run comes by: {_sync_of(run)}", stacklevel=2)
+            warnings.warn(f"rwc_wandb: {_lack(run, reason)}", stacklevel=2)
 
 
 def _connection_of(run: Run) -> Any:
