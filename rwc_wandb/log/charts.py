@@ -62,7 +62,7 @@ def log_charts(run: Run, history: History, prefix: str = "rwc", entity: str | No
         entity: who registered the charts (`rwc-wandb charts push ENTITY`); None: `$RWC_WANDB_CHARTS`; where that is not
             set either, the charts count as not registered. W&B offers no way to ask.
     """
-    if not len(history):
+    if not len(history) or getattr(run, "failure", False):  # A `RecordedRun` that has said why W&B takes nothing.
         return
     if isinstance(run, LateRun):
         run = run.settle()

@@ -83,6 +83,7 @@ class RunRows(Delivery):
         self._name_keys()
         self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
         self._histograms_file: HistogramsFile | None = None
+        self._takes_rest = False  # Rows that wait follow at the end even where charts fail.
         self._shown_at = time.monotonic()
         self._live = LiveCharts(run, prefix)
         define_axes(run, prefix)
@@ -170,13 +171,14 @@ class RunRows(Delivery):
         if not self._watched.flow.wait(seconds):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()
+        self._takes_rest = True
         log_whole(self.run, self.history, self.file.path, self.prefix, with_charts=not self._watched.is_stopped)
 
     def reason_of(self, error: Exception) -> str:
         return cause_of(error)
 
     def _rest(self, values: int) -> list[Row]:
-        return self._outbox.rest(values) if self._is_logging else []
+        return self._outbox.rest(values) if self._takes_rest else []
 
     def _open_file(self) -> None:
         if self.file is None and not self.run.disabled:

@@ -11,6 +11,7 @@ from standin import StandIn
 from training import Training, network, rwc_rows
 
 from rwc_wandb import watch
+from rwc_wandb.measure.delivery import MonitoringStopped
 
 
 def test_wandb_teardown_loses_nothing(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +54,18 @@ def test_a_disabled_run_closes_its_monitor(ending: str, standin: StandIn) -> Non
     assert monitor.closed == (ending != "teardown")  # A disabled run outlives it, as for W&B.
     assert not optimizer._optimizer_step_post_hooks or not monitor.closed
     monitor.close()
+
+
+def test_charts_that_fail_lose_no_row(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a user who never logs: all rows wait for the end."""
+    training = Training(standin, log_every=5, histogram_every=None)
+    for _ in training.steps(20):
+        pass
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no room for a table")
+
+    monkeypatch.setattr(wandb, "plot_table", full)
+    with pytest.warns(MonitoringStopped, match="no room for a table"):
+        server = training.finish()
+    assert [row["rwc/step"] for row in rwc_rows(server)] == [5, 10, 15, 20]

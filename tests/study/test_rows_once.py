@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import wandb
 from standin import StandIn
 from standin.store import Run as ServerRun
 
@@ -83,8 +84,8 @@ def kill_training(process: subprocess.Popen[str]) -> None:
     assert process.returncode != 0
 
 
-def kill_wandb(process: subprocess.Popen[str]) -> None:
-    for one in psutil.Process(process.pid).children(recursive=True):
+def kill_wandb(process: int) -> None:
+    for one in psutil.Process(process).children(recursive=True):
         if "wandb-core" in one.name():
             one.kill()
 
@@ -145,7 +146,7 @@ def test_what_waits_for_a_row_at_the_end_is_one(standin: StandIn, tmp_path: Path
 
 
 def test_what_waits_for_a_process_that_has_ended_is_on_record(
-    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Means and histograms for which W&B's process was too slow, before it was killed."""
     opened, _ = open_run(project="p")
@@ -158,14 +159,17 @@ def test_what_waits_for_a_process_that_has_ended_is_on_record(
         for _ in range(4):
             model(torch.randn(8, 4)).square().sum().backward()
             optimizer.step()
+        kill_wandb(os.getpid())
         monitor.close()
-        busy.setattr(opened, "finish", lambda **_: (_ for _ in ()).throw(ConnectionResetError("gone")))
         run.finish()
+    assert run.failure.startswith("W&B's process has ended")
+    assert [str(one.message) for one in recwarn] == []
     found = list(RowsFile(tmp_path).rows())
     assert [row["rwc/step"] for row in found if "rwc/weight" in row] == [1, 2, 3, 4]
     assert [row["rwc/step"] for row in found if "hist/update/weight" in row] == [1, 2, 3, 4]
     assert [row["rwc/weight"] for row in found] == pytest.approx(monitor.history.rwc[:, 0].tolist(), rel=1e-6)
-    opened.finish()
+    with pytest.raises(ConnectionError):
+        wandb.teardown()  # The client of later tests begins anew.
 
 
 CASES = [("epochs", 1, []), ("steps", 2, [])]
@@ -190,7 +194,7 @@ def test_a_killed_training(cadence: str, kills: int, launcher: list[str], standi
 def test_a_killed_process_of_wandb(cadence: str, standin: StandIn) -> None:
     process = start(cadence)
     wait_for(lambda: epochs_done(3), process)
-    kill_wandb(process)
+    kill_wandb(process.pid)
     said = finished(process)
     assert said.count("W&B takes no rows (W&B's process has ended") == 1, said
     (server,) = standin.runs.values()
