@@ -74,7 +74,7 @@ def the_run(standin: StandIn) -> ServerRun:
 def python(*words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "RWC_WANDB_CHARTS": "me"}
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [sys.executable, *words], capture_output=True, text=True, timeout=300, env=environment, check=False
     )
 
 

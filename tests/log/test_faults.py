@@ -75,7 +75,7 @@ def synced(standin: StandIn, folder: Path) -> ServerRun:
     if not standin.is_listening:
         standin.start()
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(folder)]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     (run,) = standin.runs.values()
     return run
 
@@ -100,10 +100,10 @@ def test_a_run_of_ours_does_not_wait_for_ever_where_the_client_knows_no_limit(
     finish, is_up = run.finish, threading.Event()
     with monkeypatch.context() as client:  # As of wandb before 0.27, whose settings have no `finish_timeout`.
         client.setattr(type(run), "settings", property(lambda _: SimpleNamespace()))
-        client.setattr(run, "finish", lambda exit_code: is_up.wait(60))
+        client.setattr(run, "finish", lambda exit_code: is_up.wait(100))
         begin = time.monotonic()
         line = finish_run(run)
-        assert 2 <= time.monotonic() - begin < 10
+        assert 2 <= time.monotonic() - begin < 60
     command = f"wandb sync --include-online {Path(run.dir).parent}"
     assert line == f"W&B has not taken all of the run in time; later: {command}"
     is_up.set()
@@ -178,7 +178,7 @@ def test_what_a_proxy_took_of_a_script_is_said(standin: StandIn, tmp_path: Path)
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         standin.wait_until(lambda: any(run.rows for run in standin.runs.values()), 60)
         spoil(standin, "page")
-        _, said = process.communicate("go on", timeout=100)
+        _, said = process.communicate("go on", timeout=300)
     assert process.returncode == 0
     [line] = [line for line in said.splitlines() if "wandb sync" in line]
     assert re.match(f"rwc-wandb: {INTERCEPTED}: what W&B lacks.*wandb sync --include-online", line)
@@ -251,7 +251,7 @@ def test_a_users_training_loses_nothing(fault: str, standin: StandIn) -> None:
     assert server.files["rwc.safetensors"] == (Path(training.run.dir) / "rwc.safetensors").read_bytes()
     print(f"{fault}: slowest log {slowest * 1000:.1f} ms, the run ended after {ended_after:.1f} s")
     # Without time-outs it would wait for ever; how long it takes depends on the machine.
-    assert ended_after < 60
+    assert ended_after < 200
 
 
 @pytest.mark.parametrize("moment", ["start", "middle"])

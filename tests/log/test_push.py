@@ -31,7 +31,7 @@ def command(standin: StandIn, folder: Path, *words: str, **environment: str) -> 
 def python(standin: StandIn, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = os.environ | standin.environment(folder) | environment
     return subprocess.run(
-        [sys.executable, *words], env=settings, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, *words], env=settings, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
 
 

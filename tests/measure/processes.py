@@ -18,7 +18,7 @@ import torch.multiprocessing
 Case = Callable[[Path], None]
 
 
-def verdicts(cases: Sequence[Case], size: int, folder: Path, timeout: float = 100) -> dict[str, str]:
+def verdicts(cases: Sequence[Case], size: int, folder: Path, timeout: float = 300) -> dict[str, str]:
     """Run `cases` in `size` processes (gloo, CPU), one after the other.
 
     Returns:

@@ -320,7 +320,7 @@ def _timed(error: type[Exception] | type[Warning], words: str, action: Callable[
     expected = pytest.warns if issubclass(error, Warning) else pytest.raises
     with expected(error, match=words):
         action()
-    assert 0.9 < time.monotonic() - start < 5
+    assert 0.9 < time.monotonic() - start < 15
 
 
 def watch_on_some_ranks(_: Path) -> None:

@@ -31,17 +31,17 @@ def a_rank_that_dies_when_it_has_met_the_others(_: Path) -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match="watch could not connect the 2 ranks"):
         watch(model, torch.optim.SGD(model.parameters()), run=False, share=True, histogram_every=None)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
 
 
 def a_rank_that_is_far_ahead(_: Path, histogram_every: int | None = None) -> None:
     """The limit is for the connection: nothing waits for what other ranks bring later."""
-    Ranks.start_timeout = 2.0
+    Ranks.start_timeout = 4.0
     model = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(model.parameters())
     monitor = watch(model, optimizer, run=False, share=True, histogram_every=histogram_every, log_every=2)
     if distributed.get_rank() == 1:
-        time.sleep(4)
+        time.sleep(6)
     for _ in range(4):
         model.weight.grad = torch.ones(3, 3)
         optimizer.step()
@@ -55,11 +55,11 @@ def a_rank_that_is_far_ahead_with_histograms(folder: Path) -> None:
 
 def test_a_rank_that_dies_before_the_ranks_are_connected(tmp_path: Path) -> None:
     case = a_rank_that_dies_when_it_has_met_the_others
-    verdicts([case], 2, tmp_path, timeout=40)
+    verdicts([case], 2, tmp_path, timeout=200)
     assert not (tmp_path / f"{case.__name__}.0").read_text()
 
 
 @pytest.mark.parametrize("case", [a_rank_that_is_far_ahead, a_rank_that_is_far_ahead_with_histograms])
 def test_the_limit_of_the_connection_is_not_that_of_the_sums(case: Callable[[Path], None], tmp_path: Path) -> None:
-    (verdict,) = verdicts([case], 2, tmp_path, timeout=60).values()
+    (verdict,) = verdicts([case], 2, tmp_path, timeout=200).values()
     assert not verdict, verdict

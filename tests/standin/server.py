@@ -111,7 +111,7 @@ class StandIn(Backend):
             server.shutdown()
             server.server_close()
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 30) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         """Raises: TimeoutError, when the condition does not come true in time."""
         end = time.monotonic() + seconds
         while not condition():

@@ -219,6 +219,6 @@ def test_killed_while_it_catches_up(mode: str, standin: StandIn, monkeypatch: py
         (unsynced,) = folder().glob("wandb/offline-run-*")
         assert len(list(folder().glob("wandb/replaced-offline-run-*"))) == 2
         sync = [sys.executable, "-m", "wandb", "sync", str(unsynced)]
-        subprocess.run(sync, check=True, capture_output=True, timeout=100)
+        subprocess.run(sync, check=True, capture_output=True, timeout=300)
     (server,) = standin.runs.values()
     assert_whole(server, "steps")

@@ -168,7 +168,7 @@ def test_the_real_agent_runs_every_point(name: str, standin: StandIn, tmp_path: 
     # `accelerate` and `wandb` are those of this environment.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     registered = subprocess.run(
-        [sys.executable, "-m", "rwc_wandb", "sweep", path], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "rwc_wandb", "sweep", path], env=environment, capture_output=True, text=True, timeout=300
     )
     assert registered.returncode == 0, registered.stderr
     (sweep,) = standin.sweeps.values()
@@ -224,6 +224,6 @@ def test_a_killed_local_sweep_goes_on_and_a_failing_run_is_named(
     resumed, unkilled = (History.load(folder / "rwc.safetensors") for folder in (second, config.run_folder))
     np.testing.assert_array_equal(resumed.rwc, unkilled.rwc)
 
-    refused = subprocess.run([*command, good, "--epochs", "2"], capture_output=True, text=True, timeout=60)
+    refused = subprocess.run([*command, good, "--epochs", "2"], capture_output=True, text=True, timeout=300)
     assert refused.returncode == 2
     assert "holds a run with epochs 8, not 2: name another --output" in refused.stderr

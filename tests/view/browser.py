@@ -50,7 +50,7 @@ def visit(page: Path, profile: Path) -> Visit:
         command += [f"--host-resolver-rules=MAP * 127.0.0.1:{port}", f"--user-data-dir={profile}"]
         command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000"]
         command += [f"http://127.0.0.1:{port}/page.html"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         server.shutdown()
     console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
     return Visit(result.stdout, console, requests)
