@@ -84,7 +84,7 @@ class Monitor:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return f"Monitor({len(self.layers)} layers, step {self.step}, {len(self.history)} measurements, {state})"
+        return f"Monitor(layers: {len(self.layers)}, step: {self.step}, measurements: {len(self.history)}, {state})"
 
     @property
     def step(self) -> int:

@@ -10,7 +10,7 @@ from rwc_wandb.measure.series.history import FILE, History, HistoryError
 from rwc_wandb.view.compared import compare
 from rwc_wandb.view.differences import differences
 from rwc_wandb.view.errors import of_estimates
-from rwc_wandb.view.findings import findings
+from rwc_wandb.view.findings import NOTHING_ODD, findings
 from rwc_wandb.view.render import write_comparison, write_pictures
 from rwc_wandb.view.series import series
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what stands out, a finding a line, write the charts and print where they are.
+    """Print what stands out, a finding a line, or that nothing does; write the charts and print where they are.
 
     Raises:
         UserError: a run that cannot be read, runs that cannot be averaged or compared, a folder that cannot be written.
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             written = write_comparison(compared, folder, title, arguments.pictures)
         else:
             drawn = series(histories, arguments.elementwise)
-            for sentence in (*findings(drawn), *filter(None, [of_estimates(drawn)])):
+            for sentence in (*(findings(drawn) or [NOTHING_ODD]), *filter(None, [of_estimates(drawn)])):
                 print(sentence)
             written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:

@@ -48,11 +48,11 @@ def test_a_monitor_shows_its_history_while_it_measures() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with rwc_wandb.watch(model, optimizer, run=False) as monitor:
-        assert monitor._repr_mimebundle_() == {"text/plain": "Monitor(1 layers, step 0, 0 measurements, open)"}
+        assert monitor._repr_mimebundle_() == {"text/plain": "Monitor(layers: 1, step: 0, measurements: 0, open)"}
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
     bundle = monitor._repr_mimebundle_()
-    assert bundle["text/plain"] == "Monitor(1 layers, step 1, 1 measurements, closed)"
+    assert bundle["text/plain"] == "Monitor(layers: 1, step: 1, measurements: 1, closed)"
     (row,) = bundle[VEGA_LITE]["data"]["values"]
     assert (row["layer"], row["time"], row["rwc"]) == ("weight", 1, pytest.approx(float(monitor.history.rwc[0, 0])))
 

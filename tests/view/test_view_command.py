@@ -26,7 +26,9 @@ def saved(folder: Path, **shape: int) -> Path:
 def test_charts_lie_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view(saved(tmp_path / "run"))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"rwc.safetensors", "rwc.html", "rwc.png"}
-    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / f"rwc.{end}") for end in ("html", "png")]
+    first, *files = capsys.readouterr().out.splitlines()
+    assert first == "Nothing odd: every layer still changes, and every value is finite."
+    assert files == [str(tmp_path / "run" / f"rwc.{end}") for end in ("html", "png")]
     assert "<h1>run</h1>" in (tmp_path / "run" / "rwc.html").read_text("utf-8")
 
 

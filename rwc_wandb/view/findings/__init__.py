@@ -12,7 +12,9 @@ from rwc_wandb.view.findings.swings import oscillating
 from rwc_wandb.view.findings.uncertain import uncertain
 from rwc_wandb.view.series import Series, series
 
-__all__ = ["findings", "findings_of", "overview", "told"]
+__all__ = ["NOTHING_ODD", "findings", "findings_of", "overview", "told"]
+
+NOTHING_ODD = "Nothing odd: every layer still changes, and every value is finite."
 
 
 def findings(series: Series) -> list[str]:
@@ -29,8 +31,7 @@ def findings(series: Series) -> list[str]:
 
 def told(series: Series) -> list[str]:
     """The findings, or that there are none, and then the overview: what a page says."""
-    odd = findings(series) or ["Nothing odd: every layer still changes, and every value is finite."]
-    return [*odd, *overview(series)]
+    return [*(findings(series) or [NOTHING_ODD]), *overview(series)]
 
 
 def findings_of(history: History) -> list[str]:
