@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -233,6 +234,8 @@ class Monitor:
             hook.remove()
         self._loading_hooks = []
         self._measuring.tracked.groups = []
+        # `watch` registers it on ranks that measure together: it would keep the model until the interpreter ends.
+        atexit.unregister(self.close)
 
     def _state(self) -> dict[str, Any]:
         if not self.closed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -410,6 +412,35 @@ def a_rank_that_stops_measuring(_: Path) -> None:
             train(model, optimizer, recorder, 25)
 
 
+def closed_monitors_are_freed(_: Path) -> None:
+    """As the trials of a search end: weights, snapshots and monitor leave the memory, by an orderly end or another."""
+
+    def trial(model: nn.Module, fails: bool, **options: Any) -> list[weakref.ref[Any]]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        monitor = watch(model, optimizer, run=False, log_every=3, histogram_every=2, **options)
+        snapshots = monitor._measuring.tracked.snapshots().values()
+        traces = [weakref.ref(one) for one in (monitor, model, *model.parameters(), *snapshots)]
+        train(model, optimizer, Gathered(optimizer))
+        if fails:
+            with pytest.warns(MonitoringStopped, match="out of luck"):
+                monitor.guarded(_out_of_luck)
+        monitor.close()
+        assert fails or len(monitor.history) == STEPS
+        return traces
+
+    for fails in (False, True):
+        plain = trial(network(), fails, share=True)
+        wrapped = trial(DistributedDataParallel(network()), fails, share=True)
+        shards = trial(sharded(network()), fails)
+        gc.collect()
+        for traces in (plain, wrapped, shards):
+            assert [type(trace()).__name__ for trace in traces if trace() is not None] == []
+
+
+def _out_of_luck() -> None:
+    raise RuntimeError("out of luck")
+
+
 def weights_replaced_on_all_ranks(_: Path) -> None:
     model = DistributedDataParallel(network())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -522,7 +553,7 @@ IN_TWO = [
     tensor_parallel_with_plain_layers, partial_is_refused, fsdp1, fsdp1_one_unit, fsdp1_without_sharding,
     fsdp1_flat_is_refused, accelerate, watch_on_some_ranks, plans_that_differ, close_on_some_ranks,
     a_rank_that_an_exception_ends, the_process_that_joins_the_ranks_has_ended,
-    a_rank_that_stops_measuring, weights_replaced_on_all_ranks, sharded_after_watch,
+    a_rank_that_stops_measuring, closed_monitors_are_freed, weights_replaced_on_all_ranks, sharded_after_watch,
     save_state, load_state, a_state_without_an_index_of_every_weight, a_rank_that_fails_within_a_state_dict,
 ]  # fmt: skip
 IN_FOUR = [
