@@ -56,6 +56,7 @@ class Measuring:
         self._sent_at = time.monotonic()
         self._jumped: set[int] = set()
         self._resumed = False
+        self._stood: bool | None = None
         self._calls = count.step - count.calls
 
     @property
@@ -80,7 +81,7 @@ class Measuring:
         jumped = self._jumped | self.tracked.gone
         self._readback.take(Measurement(count.step, count.calls, count.flags, jumped, histograms), groups)
         count.start_over()
-        self._jumped, self._resumed = set(), False
+        self._jumped, self._resumed, self._stood = set(), False, None
         self._in_row += 1
         is_row = self._in_row >= self._log_every
         # Several ranks must send alike, and their clocks differ.
@@ -112,10 +113,15 @@ class Measuring:
 
         They jump, unless they are again what was measured last, as when an average was swapped in and out.
         """
-        if not self._resumed:
-            is_known = self._count.calls == 0 and not self.tracked.changed()
-            same = indices - self.tracked.moved() if is_known else set()
-            self._jumped = (self._jumped | indices) - same
+        if self._resumed:
+            return
+        if self._stood is None:
+            # Once between two measurements: it looks at all layers, and a model calls for each of its modules.
+            self._stood = not self.tracked.changed()
+        is_known = self._stood and self._count.calls == 0
+        moved = self.tracked.moved(indices) if is_known else indices
+        self._jumped |= moved
+        self._jumped -= indices - moved
 
     def changed_unseen(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights that have moved since the last measurement though no step was seen and none were loaded; if weights
@@ -124,7 +130,7 @@ class Measuring:
             return [], []
         if self.tracked.changed():
             return [], list(self._model.parameters())
-        return [self._layers[index].parameter for index in self.tracked.moved()], []
+        return [self._layers[index].parameter for index in self.tracked.moved(range(len(self._layers)))], []
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the snapshots."""

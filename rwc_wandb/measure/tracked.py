@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -112,15 +112,21 @@ class TrackedWeights:
         """By layer, the snapshot of this rank's piece; nothing for a piece without elements."""
         return {i: s for group in self.groups for i, s in zip(group.indices, group.snapshots, strict=True)}
 
-    def moved(self) -> set[int]:
-        """Indices of the layers whose weights, on this rank, are no longer those of their snapshots. Waits for the
-        device: not for a step."""
+    def moved(self, indices: Iterable[int]) -> set[int]:
+        """Of these layers, those that stand elsewhere by now, or whose weights, on this rank, are no longer those of
+        their snapshots. Looks at no other layer. Waits for the device: not for a step."""
         return {
             index
-            for group in self.groups
-            for index, now, snapshot in zip(group.indices, group.values(), group.snapshots, strict=True)
-            if not _are_same(now, snapshot)
+            for index in indices
+            if not self._stands(index)
+            or not all(_are_same(*group.pair(index)) for group in self.groups if index in group)
         }
+
+    def _stands(self, index: int) -> bool:
+        """Whether a layer's weight is where it was when it was noted. (FSDP2 shows the sharded ones while it loads.)"""
+        layer = self._layers[index]
+        is_there = all(mapping.get(key) is expected for mapping, key, expected in layer.path)
+        return is_there and _address(layer) == self._address_of[index]
 
     def whole_snapshots(self) -> dict[str, Snapshot]:
         """By name, the snapshots of whole layers on the host of rank 0, {} on others. All ranks must call it."""
@@ -195,6 +201,7 @@ class TrackedWeights:
         self._plain = [layer.parameter for layer in self._layers if not layer.spread.is_dtensor]
         self._dtensors = [layer.parameter for layer in self._layers if layer.spread.is_dtensor]
         self._addresses = self._addresses_now()
+        self._address_of = [_address(layer) for layer in self._layers]
         self._strides = [layer.parameter.stride() for layer in self._layers]
 
     def _addresses_now(self) -> list[int]:
@@ -205,6 +212,10 @@ class TrackedWeights:
             return True
         found = map(dict.get, self._mappings, self._keys)
         return not all(map(operator.is_, found, self._expected))
+
+
+def _address(layer: Layer) -> int:
+    return (_local(layer.parameter) if layer.spread.is_dtensor else layer.parameter).data_ptr()
 
 
 def _are_same(weight: Tensor, snapshot: Tensor) -> bool:

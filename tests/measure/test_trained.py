@@ -12,6 +12,7 @@ from outsider import Recorder, assert_equals, model, step, weights
 from torch import nn
 
 from rwc_wandb import History, find_layers, watch
+from rwc_wandb.measure import tracked
 from rwc_wandb.measure.series.trends import depth_trend
 
 
@@ -133,6 +134,34 @@ def test_an_average_that_is_swapped_in_and_out_is_no_jump() -> None:
     expected = recorder.series()
     expected[2] = np.nan
     np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sample", [None, 16])
+def test_a_load_compares_each_layer_once(monkeypatch: pytest.MonkeyPatch, sample: int | None) -> None:
+    network = nn.Sequential(*(nn.Linear(8, 8) for _ in range(30)))
+    own = copy.deepcopy(network.state_dict())
+    compared: list[int] = []
+    are_same = tracked._are_same
+
+    def counted(weight: torch.Tensor, snapshot: torch.Tensor) -> bool:
+        compared.append(weight.numel())
+        return are_same(weight, snapshot)
+
+    with watch(network, run=False, sample=sample) as monitor:
+        monitor.measure()
+        monkeypatch.setattr(tracked, "_are_same", counted)
+        network.load_state_dict(own | {"7.weight": own["7.weight"] + 1})
+        assert compared == [sample or 64] * 30
+        network[12].load_state_dict({"weight": own["12.weight"] * 2, "bias": own["12.bias"]})
+        network[7].load_state_dict({"weight": own["7.weight"], "bias": own["7.bias"]})
+        network[20].weight.data = own["20.weight"] * 3
+        network[20].load_state_dict(network[20].state_dict())
+        assert compared == [sample or 64] * 32
+        monitor.measure()
+    rwc = monitor.history.rwc
+    assert (rwc[0] == 0).all()
+    assert np.flatnonzero(np.isnan(rwc[1])).tolist() == [12, 20]
+    assert (np.delete(rwc[1], [12, 20]) == 0).all()
 
 
 class StepsByAnotherName(torch.optim.SGD):

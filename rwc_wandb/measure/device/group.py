@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -45,10 +45,10 @@ class DeviceGroup:
         samples: Sequence[Sample] | None = None,
     ) -> None:
         self.indices = list(indices)
+        self._places = {index: place for place, index in enumerate(indices)}
         # Reductions read memory in order: a weight with gaps (a slice, an expanded tensor) is copied before each.
-        self._gapped = [(weight, weight.contiguous()) for weight in weights if not is_dense(weight)]
-        copies = iter(copy for _, copy in self._gapped)
-        self.weights = [weight if is_dense(weight) else next(copies) for weight in weights]
+        self._gapped = {place: weight for place, weight in enumerate(weights) if not is_dense(weight)}
+        self.weights = [weight if is_dense(weight) else weight.contiguous() for weight in weights]
         device = self.weights[0].device
         self._order = StreamOrder(device)
         self._host_memory = HostMemory()
@@ -78,21 +78,26 @@ class DeviceGroup:
     def draw(self, number: int) -> None:
         """Compare other elements from here on, where samples are drawn: with what they are now."""
         if self._sampled is not None:
-            self._refresh()
+            self._refresh(self._gapped)
             self._sampled.draw(number)
 
-    def values(self) -> list[Tensor]:
-        """The weights as they are now, like `snapshots`."""
-        self._refresh()
-        return self.weights if self._sampled is None else self._sampled.values()
+    def __contains__(self, index: int) -> bool:
+        return index in self._places
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """The weights of the layer `index` as they are now, or what of them is drawn, and its snapshot."""
+        place = self._places[index]
+        self._refresh({place} & self._gapped.keys())
+        now = self.weights[place] if self._sampled is None else self._sampled.value(place)
+        return now, self._snapshots[place]
 
     def measure(self, slot: int) -> None:
-        self._refresh()
+        self._refresh(self._gapped)
         self.reduction.measure(self.buffer[slot])
 
     def histograms(self, are_parts: bool = False) -> HostCopy:
         """Start copying the histograms of weights and updates to the host, as in `Reduction.histograms`."""
-        self._refresh()
+        self._refresh(self._gapped)
         return HostCopy(self.reduction.histograms(HISTOGRAM_BINS, are_parts), self._host_memory)
 
     def read(self, count: int) -> GroupStatistics:
@@ -100,10 +105,10 @@ class DeviceGroup:
         self._order.follow()
         return GroupStatistics(self.indices, HostCopy([self.buffer[:count]], self._host_memory), self._first_rows)
 
-    def _refresh(self) -> None:
+    def _refresh(self, places: Iterable[int]) -> None:
         self._order.follow()
-        for weight, copy in self._gapped:
-            copy.copy_(weight)
+        for place in places:
+            self.weights[place].copy_(self._gapped[place])
 
 
 class GroupStatistics:

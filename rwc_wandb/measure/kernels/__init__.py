@@ -82,8 +82,8 @@ class SampledReduction(Protocol):
     def draw(self, number: int) -> None:
         """Draw anew: from here on the draw is `number` (below 2^31), and the weights there now are the snapshots."""
 
-    def values(self) -> list[Tensor]:
-        """The elements of the draw as they are now, like `snapshots`."""
+    def value(self, layer: int) -> Tensor:
+        """The elements of a layer's draw as they are now, like its snapshot."""
 
     def measure(self, statistics: Tensor) -> None:
         """As `Reduction.measure`, with all columns: float64 [L, 8]."""

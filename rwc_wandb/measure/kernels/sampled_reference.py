@@ -34,6 +34,10 @@ class ReferenceSampledReduction:
         self.number = number
         self._gather(self._snapshot)
 
+    def value(self, layer: int) -> Tensor:
+        weight, (places, ours) = self.weights[layer], self._places(self.samples[layer])
+        return torch.where(ours, weight[places.clamp(0, weight.numel() - 1)], torch.nan)
+
     @torch.no_grad()
     def values(self) -> list[Tensor]:
         values = torch.empty_like(self._snapshot)
@@ -63,9 +67,8 @@ class ReferenceSampledReduction:
 
     def _gather(self, target: Tensor) -> None:
         """Copy the weights at the places of the draw into `target`; NaN where another rank has them."""
-        for weight, sample, part in zip(self.weights, self.samples, target.split(self.counts), strict=True):
-            places, ours = self._places(sample)
-            part.copy_(torch.where(ours, weight[places.clamp(0, weight.numel() - 1)], torch.nan))
+        for layer, part in enumerate(target.split(self.counts)):
+            part.copy_(self.value(layer))
 
     def _ours(self, sample: Sample, values: Tensor) -> Tensor:
         """The values, 0 where another rank has them: that adds nothing to any sum."""
