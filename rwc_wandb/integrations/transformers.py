@@ -27,6 +27,9 @@ class RWCCallback(TrainerCallback):
     training that resumes from there continues it. One that resumes from a checkpoint elsewhere, of which the Trainer
     tells callbacks nothing, begins a new series and says so: copy the checkpoint into `output_dir`.
 
+    Each `train()` is a series of its own, also after one that Ctrl-C or an exception has ended, or that the Trainer
+    begins anew with a smaller batch (`auto_find_batch_size`): in one W&B run the second has the keys `rwc_2/...`.
+
     Args:
         options: `watch`'s keyword arguments.
 
@@ -39,6 +42,8 @@ class RWCCallback(TrainerCallback):
         self.monitor: Monitor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        # A training that an exception has ended had no `on_train_end`.
+        self._close()
         self.monitor = watch(parts["model"], parts["optimizer"], **self.options)
         self.monitor.step = state.global_step
         if state.global_step:
@@ -64,6 +69,9 @@ class RWCCallback(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self.monitor is not None:
             self.monitor.close()
 

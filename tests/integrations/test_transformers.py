@@ -77,6 +77,48 @@ def test_rows_join_those_of_the_trainer(tmp_path: Path, standin: StandIn, monkey
     assert "train/loss" in rows[1]
 
 
+def test_a_training_after_one_that_was_interrupted(
+    tmp_path: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a notebook, then `train()` again: the Trainer says nothing of the end of the first."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_WATCH", "false")
+    callback = RWCCallback(log_every=1, histogram_every=None)
+    made, weights = trainer(tmp_path, callback, report_to="wandb")
+    step, calls = made.training_step, []
+
+    def interrupted(*words: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*words, **options)
+
+    made.training_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    first, first_weights = callback.monitor, Weights(weights.states)
+    weights.states.clear()
+    with pytest.warns(UserWarning, match="another monitor of this run logs under 'rwc': this one logs under 'rwc_2'"):
+        made.train()
+    second = callback.monitor
+    assert first is not None
+    assert second is not None
+    assert first.closed
+    assert second.closed
+    assert first.history.steps.tolist() == [1, 2]
+    first_weights.check(first.history)
+    assert second.history.steps.tolist() == [1, 2, 3, 4, 5]
+    weights.check(second.history)
+    run = wandb.run
+    assert run is not None
+    run.finish()
+    rows = standin.run(run.id).rows
+    for prefix, history in (("rwc", first.history), ("rwc_2", second.history)):
+        logged = [row[f"{prefix}/transformer/wte"] for row in rows if f"{prefix}/transformer/wte" in row]
+        assert logged == pytest.approx(history.rwc[:, 0].tolist(), rel=1e-6)
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_resumed_training_continues_the_series(tmp_path: Path, every: int) -> None:
     whole = RWCCallback(run=False, every=every)
