@@ -10,7 +10,7 @@ used: they fail when two threads call them, or after a fork.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -105,11 +105,23 @@ class Threads:
     def run(self, work: Callable[[int, int], None]) -> None:
         """Call `work` with the first and the last bound of each thread's chunks."""
         first, *others = pairwise(self.bounds)
-        running = [self._pool.submit(work, *span) for span in others] if self._pool else []
+        running = [_begun(self._pool, work, *span) for span in others] if self._pool else []
         work(*first)
         # Without a limit: these are the sums themselves, which wait for nothing.
         for future in running:
-            future.result()
+            if future is not None:
+                future.result()
+
+
+def _begun(pool: ThreadPoolExecutor, work: Callable[[int, int], None], start: int, stop: int) -> Future[None] | None:
+    """The span in a thread; None: it is done, because the interpreter ends, and its pools take no work in `atexit`."""
+    try:
+        return pool.submit(work, start, stop)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+    work(start, stop)
+    return None
 
 
 @intrinsic
