@@ -42,6 +42,11 @@ class LayerSums:
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1), np.nan)
 
 
+def sums_of(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:
+    known = ~np.isnan(rwc)
+    return LayerSums(int(steps[-1]), np.where(known, rwc, 0).sum(0, dtype=np.float64), known.sum(0))
+
+
 def joined(several: list[LayerSums]) -> LayerSums:
     total = np.sum([sums.total for sums in several], 0)
     return LayerSums(several[-1].step, total, np.sum([sums.count for sums in several], 0))
@@ -90,6 +95,11 @@ class Outbox:
         number = histograms_per_row // 2
         self._unsent = [sums.over(number, indices) for sums in self._unsent]
         self._pending = [sums.over(number, indices) for sums in self._pending]
+
+    @property
+    def has_means(self) -> bool:
+        """Whether means wait that the run has not been given."""
+        return bool(self._unsent)
 
     def add(self, sums: LayerSums) -> None:
         self._unsent.append(sums)

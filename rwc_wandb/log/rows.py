@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import wandb
-from numpy.typing import NDArray
 
 from rwc_wandb.log.alerts import Alerts
-from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
+from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, VALUES_PER_MINUTE, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
-from rwc_wandb.log.outbox import LayerSums, Outbox, Row
+from rwc_wandb.log.keys import define_axes, histogram_prefix, slashed
+from rwc_wandb.log.outbox import LayerSums, Outbox, Row, sums_of
 from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.log.summary import findings_text, summary_of
 from rwc_wandb.measure.delivery import Delivery, Window
 from rwc_wandb.measure.device.histograms import Histograms
+from rwc_wandb.measure.device.readback import Arrived
 from rwc_wandb.measure.layers import Layer
 from rwc_wandb.measure.series.file import SeriesFile
 from rwc_wandb.measure.series.histograms_file import HistogramsFile
@@ -81,9 +82,11 @@ class RunRows(Delivery):
         self._alerts = Alerts(run, self.history.layers, alert_above, alert_below)
         self._histogram_prefix = histogram_prefix(prefix)
         self._name_keys()
-        self._outbox = Outbox(run, self._watched.flow, self._row_of, self._values_per_row, 2 * len(self._keys))
+        self._outbox = Outbox(run, self._watched.row_flow, self._row_of, self._values_per_row, 2 * len(self._keys))
         self._histograms_file: HistogramsFile | None = None
         self._takes_rest = False  # Rows that wait follow at the end even where charts fail.
+        self._sent_until = 0
+        """How many measurements have been in a row that the run was given."""
         self._shown_at = time.monotonic()
         self._live = LiveCharts(run, prefix)
         define_axes(run, prefix)
@@ -117,10 +120,16 @@ class RunRows(Delivery):
         """Close the monitor when the run finishes, or else when the interpreter ends."""
         self._watched.close_at_end(monitor, self, self.prefix, self._rest)
 
+    def take_in(self, arrived: Arrived) -> None:
+        # Before a row: one that fails ends logging, and not the file.
+        self._log(self._open_file)
+        super().take_in(arrived)
+
     def log_row(self, window: Window) -> None:
         self._alerts.look_at(window)
-        self._outbox.add(_sums(window.steps, window.rwc))
-        if self._watched.budget.allows(self._values_per_row):
+        self._outbox.add(sums_of(window.steps, window.rwc))
+        # After a stop there is no later row to wait for.
+        if self._watched.is_stopped or self._watched.budget.allows(self._values_per_row):
             self._send()
 
     def log_histograms(self, histograms: Histograms) -> None:
@@ -144,13 +153,12 @@ class RunRows(Delivery):
         self._alerts.nonfinite(layer, step, count)
 
     def log_progress(self) -> None:
-        self._open_file()
         now = time.monotonic()
         if now - max(self._shown_at, self._outbox.committed_at) > LIVE_SECONDS and len(self.history):
             # Even if W&B's process cannot take it: it was tried.
             self._shown_at = now
             if self._watched.flow.allows(self._values_per_row):
-                last = _sums(self.history.steps[-50:], self.history.rwc[-50:])
+                last = sums_of(self.history.steps[-50:], self.history.rwc[-50:])
                 self.run.summary.update(self._row_of(last))
         is_due = self._live.is_due() and len(self.history) and not self.run.disabled
         if is_due and self._watched.flow.allows(3 * VALUES_PER_HISTOGRAM):  # Tables go as files.
@@ -161,14 +169,26 @@ class RunRows(Delivery):
         self._log(self._open_file)
         if self._histograms_file is not None:
             self._histograms_file.finish()
-        super().end()
+        try:
+            super().end()
+        finally:
+            if not self._rest(VALUES_PER_MINUTE):
+                self._watched.forget_rest(self)
+
+    def counters(self) -> dict[str, Any]:
+        # What waits is in a row of the training that goes on from the checkpoint.
+        return super().counters() | {"rows_until": self._sent_until}
+
+    def resume(self, history: History, counters: dict[str, Any]) -> None:
+        super().resume(history, counters)
+        self._sent_until = self.rows_until
 
     def log_end(self) -> None:
         if self.file is None:
             return
         seconds = SECONDS_TO_STOP if self._watched.is_stopped else SECONDS_TO_ANSWER
         self._live.end(seconds)
-        if not self._watched.flow.wait(seconds):
+        if not self._watched.row_flow.wait(seconds):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")
         self._send()
         self._takes_rest = True
@@ -208,6 +228,8 @@ class RunRows(Delivery):
             self._outbox.commit()
         else:
             self._outbox.attach()
+        if not self._outbox.has_means:
+            self._sent_until = self.rows_until
 
     def _row_of(self, sums: LayerSums) -> Row:
         means = sums.means()
@@ -218,15 +240,6 @@ class RunRows(Delivery):
         return row
 
 
-def define_axes(run: Run, prefix: str = "rwc") -> None:
-    """Make PREFIX/step the axis of all that `RunRows` logs."""
-    run.define_metric(f"{prefix}/step", hidden=True)
-    # W&B makes a panel for every key that is not hidden: 54 layers would be 54 panels. The charts show them.
-    for group in (prefix, histogram_prefix(prefix)):
-        run.define_metric(f"{group}/*", step_metric=f"{prefix}/step", hidden=True)
-    run.define_metric(f"{prefix}_stage/*", step_metric=f"{prefix}/step")
-
-
 def log_whole(run: Run, history: History, path: Path, prefix: str = "rwc", with_charts: bool = True) -> None:
     """Log what tells of a whole run: summary, the series' file, which is at `path` in the run's folder, and charts."""
     run.summary.update(summary_of(history, prefix) | findings_text(history, prefix))
@@ -234,17 +247,3 @@ def log_whole(run: Run, history: History, path: Path, prefix: str = "rwc", with_
         run.save(path, base_path=run.dir, policy="now")
     if with_charts:
         log_charts(run, history, prefix)
-
-
-def histogram_prefix(prefix: str) -> str:
-    return "hist" if prefix == "rwc" else f"{prefix}_hist"
-
-
-def _sums(steps: NDArray[np.int64], rwc: NDArray[np.float32]) -> LayerSums:
-    known = ~np.isnan(rwc)
-    return LayerSums(int(steps[-1]), np.where(known, rwc, 0).sum(0, dtype=np.float64), known.sum(0))
-
-
-def slashed(layer: str) -> str:
-    """W&B loses settings of keys with dots in them: layer names are written with `/`."""
-    return layer.replace(".", "/")

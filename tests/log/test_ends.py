@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,3 +72,30 @@ def test_charts_that_fail_lose_no_row(standin: StandIn, monkeypatch: pytest.Monk
     with pytest.warns(MonitoringStopped, match="no room for a table"):
         server = training.finish()
     assert [row["rwc/step"] for row in rwc_rows(server)] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("rows", ["own", "attached"])
+def test_a_run_that_goes_on_keeps_no_series_of_closed_monitors(rows: Any, standin: StandIn) -> None:
+    """As in a cross-validation within one run."""
+    traces = []
+    run = wandb.init(project="p")
+    for fold in range(3):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = watch(model, optimizer, log_every=2, histogram_every=None, rows=rows, prefix=f"fold{fold}")
+        for _ in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+            run.log({"loss": fold})
+        monitor.close()
+        traces += [weakref.ref(monitor), weakref.ref(monitor.history)]
+        del model, optimizer, monitor
+    gc.collect()
+    assert not [trace for trace in traces if trace() is not None]
+    run.finish()
+    server = standin.run(run.id)
+    for fold in range(3):
+        found = [row[f"fold{fold}/step"] for row in server.rows if f"fold{fold}/layer1" in row]
+        assert found == [2, 4, 5]
+    assert len([row for row in server.rows if "loss" in row]) == 15

@@ -167,6 +167,22 @@ def test_a_failing_log_ends_logging_only(standin: StandIn, monkeypatch: pytest.M
     np.testing.assert_array_equal(saved.rwc, training.monitor.history.rwc)
 
 
+def test_a_first_row_that_fails_leaves_the_series_file(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(standin, log_every=5, histogram_every=None, rows="own")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(training.run, "log", fail)
+    with pytest.warns(MonitoringStopped, match="stopped logging at optimizer step 5: RuntimeError: planted"):
+        for _ in training.steps(20):
+            pass
+    training.monitor.close()
+    saved = History.load(Path(training.run.dir) / "rwc.safetensors")
+    assert saved.steps.tolist() == list(range(1, 21))
+    np.testing.assert_array_equal(saved.rwc, training.monitor.history.rwc)
+
+
 def test_a_killed_process_of_wandb_is_named_and_the_series_is_whole(standin: StandIn) -> None:
     training = Training(standin, log_every=5, histogram_every=10)
     [service] = [one for one in psutil.Process().children(recursive=True) if "wandb-core" in one.name()]

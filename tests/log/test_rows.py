@@ -141,6 +141,26 @@ def test_windows_that_wait_for_the_budget_are_in_the_next_row(
         check_means(row, training.monitor.history, first, last)
 
 
+def test_what_waits_at_a_checkpoint_is_in_the_first_row_after_it(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 6)
+    killed = Training(standin, log_every=2, histogram_every=None, rows="own")
+    for _ in killed.steps(7):  # The budget allows the row of step 2; those of steps 4 and 6 wait.
+        pass
+    state = killed.monitor.state_dict()
+    killed.finish()
+    monkeypatch.setattr(budget, "VALUES_PER_MINUTE", 10**9)
+    resumed = Training(standin, log_every=2, histogram_every=None, rows="own")
+    resumed.model.load_state_dict(killed.model.state_dict())
+    resumed.monitor.load_state_dict(state)
+    for _ in resumed.steps(2):
+        pass
+    first, second = rwc_rows(resumed.finish())
+    check_means(first, resumed.monitor.history, 3, 8)
+    check_means(second, resumed.monitor.history, 9, 9)
+
+
 def test_windows_of_a_user_who_never_logs_are_merged_when_there_are_many(
     standin: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

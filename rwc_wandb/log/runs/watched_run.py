@@ -36,6 +36,7 @@ class WatchedRun:
         run: the W&B run, or a `LateRun`.
         budget: what all monitors of the run may still send.
         flow: what W&B's process can take now.
+        row_flow: the same for rows, which a run may keep until it can.
         monitors: the open monitors, by what takes their measurements. A closed one is not kept: a long run would keep
             in memory every model that was once trained in it.
         prefixes: those of all monitors that the run has had.
@@ -45,12 +46,12 @@ class WatchedRun:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.budget = Budget()
-        self.flow = Flow(run)
+        self.flow = self.row_flow = Flow(run)
         self.monitors: dict[Delivery, Monitor] = {}
         self.prefixes: set[str] = set()
         self.is_stopped = False
-        self._rests: list[Rest] = []
-        self._has_ended = False
+        self._rests: dict[Delivery, Rest] = {}
+        self._is_attended = self._has_ended = False
 
     def free_prefix(self, prefix: str) -> str:
         """`prefix`, or where a monitor of this run has it, the next with a number; then it is said."""
@@ -69,18 +70,23 @@ class WatchedRun:
         rows of at most so many values in all."""
         self.monitors[delivery] = monitor
         self.prefixes.add(prefix)
-        self._rests.append(rest)
-        if len(self._rests) > 1:
+        self._rests[delivery] = rest
+        if self._is_attended:
             return
+        self._is_attended = True
         if isinstance(self.run, LateRun):
             self.run.call_at_end(self.end)
         else:
             call_at_end(self.run, self.end)
 
+    def forget_rest(self, delivery: Delivery) -> None:
+        """A closed monitor has none: a long run would keep the series of every model that was once trained in it."""
+        self._rests.pop(delivery, None)
+
     def end(self) -> None:
         """Close the monitors and commit what waits, once: W&B's client calls it where a run ends in order."""
         forget_end(self.end)
-        if self._has_ended or not self._rests:
+        if self._has_ended or not self._is_attended:
             return
         self._has_ended = True
         _WATCHED.pop(self.run, None)
@@ -96,8 +102,8 @@ class WatchedRun:
     def _commit_rest(self) -> None:
         """The run ends: moving the user's step counter disturbs no row of theirs any more. Rows of several monitors
         stand side by side."""
-        share = int(self.budget.left() / len(self._rests))
-        for side_by_side in zip_longest(*(rest(share) for rest in self._rests), fillvalue={}):
+        share = int(self.budget.left() / max(len(self._rests), 1))
+        for side_by_side in zip_longest(*(rest(share) for rest in self._rests.values()), fillvalue={}):
             values: Row = {}
             for row in side_by_side:
                 values |= row

@@ -13,7 +13,6 @@ from rich.console import Console
 import rwc_wandb
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import new_folders
-from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train.checkpoint import Checkpoints
 from rwc_wandb.study.train.config import TrainConfig
@@ -110,8 +109,6 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         metrics = train_epochs(session, signals)
     if metrics is None:
         status = 128 + (signals.heard() or signal.SIGINT)
-        if run is not None:
-            watched(cast("Run", run)).is_stopped = True
         monitor.close()
         # With its status: a run that W&B calls finished would count among the finished ones of the paper's claims.
         _finish_run(session, status)

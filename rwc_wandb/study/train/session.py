@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from rich.console import Console
 
 import rwc_wandb
+from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.train.epoch import Place
 from rwc_wandb.study.train.learner import Learner
 from rwc_wandb.study.train.output import WriteFailures
 from rwc_wandb.study.train.totals import new_totals, on_host
 from rwc_wandb.study.train.tracking.recorded import RecordedRun
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 
 @dataclass
@@ -69,7 +73,9 @@ class Session:
         self.steps, self.best = state["steps"], state["best"]
 
     def log_waiting(self) -> None:
-        """What waits for its row becomes a row of its own: after a checkpoint the next row begins behind it."""
+        """Before a stop: what waits for its row becomes a row of its own, and the next begins behind the checkpoint."""
+        if self.run is not None:
+            watched(cast("Run", self.run)).is_stopped = True
         self.monitor.flush()
         if self.run is not None:
             self.run.commit()

@@ -6,8 +6,8 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from rwc_wandb.log.api import within
+from rwc_wandb.log.keys import slashed
 from rwc_wandb.log.outbox import Row
-from rwc_wandb.log.rows import slashed
 from rwc_wandb.log.runs.ending import known_run
 
 if TYPE_CHECKING:

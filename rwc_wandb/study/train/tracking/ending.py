@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import wandb
 
 from rwc_wandb import History
-from rwc_wandb.log.rows import define_axes, log_whole
+from rwc_wandb.log.keys import define_axes
+from rwc_wandb.log.rows import log_whole
 from rwc_wandb.log.runs.ending import finish_run
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.tracking.opening import open_training_run
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 SERIES_FILE = "rwc.safetensors"
+UNSENT = "The same command with --resume sends what W&B lacks; that sync would not bring every row."
 STILL_LACKS = "W&B still lacks rows of this run: the same command with --resume sends them."
 
 
@@ -36,6 +38,8 @@ def end_run(run: RecordedRun, exit_code: int | None = None) -> str:
     if run.failure:  # It was said; W&B's own folder lacks rows too.
         return ""
     run.is_complete = run.is_complete and not line
+    if line and run.backlog:
+        return f"{line}\n{UNSENT}"
     if line and exit_code is None:
         line += "\nThe same command with --resume sends only what W&B lacks; that sync sends all rows."
     return line

@@ -1,5 +1,8 @@
 """Stands between a training and its W&B run: every row is kept in a file of ours before W&B gets it.
 
+While W&B's process is slow, rows are recorded all the same, and sent when it has caught up. So a checkpoint knows by
+the record's size which rows are behind it.
+
 A kill of the training loses what W&B's client had not uploaded (15 s), or had not written to its own file where the run
 is offline; a kill of W&B's process loses all that follows. What a resumed training has to send is therefore decided
 anew, from the rows on record and from what is there:
@@ -22,8 +25,10 @@ import wandb
 
 from rwc_wandb.log.budget import cause_of, has_ended
 from rwc_wandb.log.outbox import Row
+from rwc_wandb.log.rows import SECONDS_TO_ANSWER, SECONDS_TO_STOP
 from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.train.tracking.arrived import Arrived
+from rwc_wandb.study.train.tracking.backlog import Backlog
 from rwc_wandb.study.train.tracking.rows_file import RowsFile
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ class RecordedRun:
 
     Attributes:
         itself: the W&B run, which tables are bound to.
+        backlog: rows on record that W&B's process could not take yet. Recording them waits for nothing.
         failure: why W&B takes no more; "" while it does.
         is_complete: whether W&B has, or will have by `wandb sync` of its folder, every row on record.
     """
@@ -54,6 +60,8 @@ class RecordedRun:
         self._pending: Row = {}
         self._local_step = 0
         """By this attribute of W&B's runs `RunRows` knows that a row was committed."""
+        self.backlog = Backlog(run, self._send)
+        watched(cast("Run", self)).row_flow = self.backlog
         self.failure = ""
         self.is_complete = True
 
@@ -81,7 +89,8 @@ class RecordedRun:
             self._fail(error)
         self._file.cut(max(size, 0))
         for row in self._file.rows():
-            self._send(row)
+            if lacking := self._arrived.lacking(row):
+                self._send(lacking)
         if not self.failure:
             for folder in replaced:
                 with suppress(OSError):
@@ -102,7 +111,10 @@ class RecordedRun:
             whole, self._pending = self._pending, {}
             self._local_step += 1
             self._file.append(whole)
-            self._send(whole)
+            if not self.failure and (lacking := self._arrived.lacking(whole)):
+                self.backlog.add(lacking)
+            if self.backlog.is_too_long:
+                self._fail(TimeoutError("W&B's process has not read for minutes"))
 
     def commit(self) -> None:
         """Log what waits for a row to join."""
@@ -124,13 +136,16 @@ class RecordedRun:
         self._try(lambda: self.itself.save(*words, **options))
 
     def finish(self, exit_code: int | None = None) -> None:
-        """As `Run.finish`, after what waits for a row; once W&B's process has ended, only that.
+        """As `Run.finish`, after what waits for a row or for W&B's process; once that has ended, only the record.
 
         Raises:
             TimeoutError, OSError: as `Run.finish`.
         """
+        seconds = SECONDS_TO_STOP if watched(cast("Run", self)).is_stopped else SECONDS_TO_ANSWER
         watched(cast("Run", self)).end()  # W&B's client does not come to it where its process has ended.
         self.commit()
+        if not self.backlog.wait(seconds):
+            self.is_complete = False
         try:
             self.itself.finish(exit_code=exit_code)
         except Exception as error:
@@ -150,8 +165,7 @@ class RecordedRun:
             self._fail(error)
 
     def _send(self, row: Row) -> None:
-        if lacking := self._arrived.lacking(row):
-            self._try(lambda: self.itself.log(lacking))
+        self._try(lambda: self.itself.log(row))
 
     def _try(self, act: Callable[[], Any]) -> None:
         if self.failure:
@@ -165,6 +179,7 @@ class RecordedRun:
         if self.failure:
             return
         self.failure, self.is_complete = cause_of(error), False
+        self.backlog.clear()
         self._say(
             f"W&B takes no rows ({self.failure}). Training and measuring go on, and every row is kept in "
             f"{self._file.path}; what W&B lacks is sent at the end, or by the same command with --resume."
