@@ -43,3 +43,19 @@ def test_the_last_save_follows_the_one_before_and_its_error_is_told(
     assert len(History.load(path)) == len(history)
     with pytest.raises(OSError, match="cannot be written"):
         SeriesFile(tmp_path / "missing" / "rwc.safetensors").finish(history)
+
+
+def test_what_came_before_a_pause_is_saved_in_the_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long evaluation, or a notebook left alone: no measurement comes, and a kill loses none that did."""
+    monkeypatch.setattr(file, "LEAST_SECONDS", 0.5)
+    path = tmp_path / "rwc.safetensors"
+    series_file = SeriesFile(path)
+    history = made_up()
+    for _ in range(3):
+        history.append([history.steps[-1] + 1], history.rwc[-1:], history.rwc[-1:])
+        series_file.keep(history)
+    end = time.monotonic() + 60
+    while series_file._thread is not None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert len(History.load(path)) == len(history)

@@ -27,16 +27,21 @@ class SeriesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._latest: History | None = None
+        """What is to be saved when that is due."""
         self._thread: threading.Thread | None = None
+        """The one that saves; None when there is nothing to save."""
+        self._lock = threading.Lock()
+        self._is_ending = threading.Event()
         self._due = 0.0
 
     def keep(self, history: History) -> None:
-        """Start saving what `history` holds now, if that is due. It returns at once."""
-        if time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._due = time.monotonic() + LEAST_SECONDS
-        self._thread = threading.Thread(target=self._save, args=[history.frozen()], daemon=True)
-        self._thread.start()
+        """Save what `history` holds now when that is due, though nothing more may come. It returns at once."""
+        with self._lock:
+            self._latest = history.frozen()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._save_when_due, daemon=True)
+                self._thread.start()
 
     def finish(self, history: History) -> None:
         """Save all of it, now.
@@ -52,6 +57,7 @@ class SeriesFile:
             except OSError as error:
                 failed.append(error)
 
+        self._is_ending.set()
         before, last = self._thread, threading.Thread(target=save, daemon=True)
         deadline = time.monotonic() + SECONDS_TO_WRITE
         if before is not None:
@@ -64,11 +70,24 @@ class SeriesFile:
                 return
         raise failed[0] if failed else TimeoutError(f"{self.path} is not written after {SECONDS_TO_WRITE:g} s")
 
+    def _save_when_due(self) -> None:
+        while True:
+            with self._lock:
+                if self._latest is None:
+                    self._thread = None
+                    return
+            if self._is_ending.wait(self._due - time.monotonic()):
+                return
+            with self._lock:
+                latest, self._latest = self._latest, None
+            self._save(latest)
+
     def _save(self, history: History) -> None:
         begun = time.monotonic()
         try:
             history.save(self.path)
         except OSError:
+            self._due = begun + MOST_SECONDS
             return  # `finish` tries again, and says so.
         took = time.monotonic() - begun
         self._due = begun + max(LEAST_SECONDS, min(100 * took, MOST_SECONDS), 4 * took)
