@@ -89,8 +89,9 @@ def watch(
 
     Raises:
         ValueError, TypeError: an argument that cannot be used; the message names what is allowed.
-        UserError: weights that cannot be measured (DeepSpeed ZeRO-3, DTensors with `Partial` placements), or a rank
-            that did not come within 60 s where all are needed.
+        UserError: weights that cannot be measured (DeepSpeed ZeRO-3, DTensors with `Partial` placements); an optimizer
+            of DeepSpeed, which tells of no step (ZeRO-1, ZeRO-2: `watch(model)`, and `monitor.measure()` after each);
+            or a rank that did not come within 60 s where all are needed.
         wandb.Error: no run is active and none was given.
 
     Example:

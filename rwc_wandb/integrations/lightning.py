@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rwc_wandb.dropin import watch
-from rwc_wandb.integrations.resuming import resume
+from rwc_wandb.integrations.beginning import begin, resume
 from rwc_wandb.measure.monitor import Monitor
 
 try:
@@ -27,7 +26,8 @@ class RWCCallback(Callback):
         options: `watch`'s keyword arguments.
 
     Attributes:
-        monitor: the monitor of the last training, None before.
+        monitor: the monitor of the last training; None before, and where a warning has said that the weights cannot be
+            measured (DeepSpeed's strategies).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -40,9 +40,9 @@ class RWCCallback(Callback):
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger" and trainer.is_global_zero:
                 options.setdefault("run", logger.experiment)
-        self.monitor = watch(pl_module, trainer.optimizers, **options)
-        if self._saved:
-            saved, self._saved = self._saved, {}
+        self.monitor = begin(pl_module, trainer.optimizers, options)
+        saved, self._saved = self._saved, {}
+        if self.monitor is not None and saved:
             resume(self.monitor, lambda: saved)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -10,11 +10,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from rwc_wandb.dropin import watch
 from rwc_wandb.files import whole_file
-from rwc_wandb.integrations.resuming import resume
+from rwc_wandb.integrations.beginning import begin, resume
 from rwc_wandb.measure.delivery import MonitoringStopped
 from rwc_wandb.measure.monitor import Monitor
+from rwc_wandb.measure.steps.optimizers import is_deepspeed
 
 _FILE = "rwc.pt"
 
@@ -30,24 +30,38 @@ class RWCCallback(TrainerCallback):
     Each `train()` is a series of its own, also after one that Ctrl-C or an exception has ended, or that the Trainer
     begins anew with a smaller batch (`auto_find_batch_size`): in one W&B run the second has the keys `rwc_2/...`.
 
+    DeepSpeed's ZeRO-1 and ZeRO-2 leave whole weights on every rank. The callback measures these after each step of the
+    Trainer: all that `layers` finds in the model, as the model holds them (in bf16, say), and 0 where DeepSpeed skips
+    a step. Weights that `watch` refuses, those of ZeRO-3 for one, get a warning and are not measured.
+
     Args:
         options: `watch`'s keyword arguments.
 
     Attributes:
-        monitor: the monitor of the last training, None before.
+        monitor: the monitor of the last training; None before, and where a warning has said that the weights cannot be
+            measured.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.monitor: Monitor | None = None
+        self._measures = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         # A training that an exception has ended had no `on_train_end`.
         self._close()
-        self.monitor = watch(parts["model"], parts["optimizer"], **self.options)
+        # Torch tells nothing of its steps, but after each the model has the weights.
+        self._measures = is_deepspeed(parts["optimizer"])
+        self.monitor = begin(parts["model"], None if self._measures else parts["optimizer"], self.options)
+        if self.monitor is None:
+            return
         self.monitor.step = state.global_step
         if state.global_step:
             resume(self.monitor, lambda: torch.load(_folder(args, state) / _FILE, weights_only=True))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        if self._measures and self.monitor is not None and state.global_step % self.monitor.every == 0:
+            self.monitor.measure(state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         if self.monitor is None:

@@ -194,3 +194,15 @@ def test_a_checkpoint_of_other_layers_begins_a_new_series_and_says_so(tmp_path: 
     assert resumed.monitor is not None
     assert resumed.monitor.history.layers == ["net.2"]
     assert resumed.monitor.history.steps.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_weights_that_cannot_be_measured_stop_no_training(tmp_path: Path) -> None:
+    """DeepSpeed marks what ZeRO-3 partitions."""
+    pl = importlib.import_module("lightning.pytorch")
+    made, callback = module(pl, Weights()), RWCCallback(run=False)
+    made.net[0].weight.ds_id = 0
+    with pytest.warns(MonitoringStopped, match=r"measures nothing in this training: net\.0 is .* ZeRO-3, .*"):
+        trainer = fit(pl, made, callback, tmp_path)
+    assert trainer.global_step == 12
+    assert callback.monitor is None
+    assert callback.state_dict() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from series import Weights
 from standin import StandIn
 
 transformers = pytest.importorskip("transformers")
+
+from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # noqa: E402
 
 from rwc_wandb import MonitoringStopped  # noqa: E402
 from rwc_wandb.integrations.transformers import RWCCallback  # noqa: E402
@@ -117,6 +120,59 @@ def test_a_training_after_one_that_was_interrupted(
     for prefix, history in (("rwc", first.history), ("rwc_2", second.history)):
         logged = [row[f"{prefix}/transformer/wte"] for row in rows if f"{prefix}/transformer/wte" in row]
         assert logged == pytest.approx(history.rwc[:, 0].tolist(), rel=1e-6)
+
+
+class FlatSteps(DeepSpeedOptimizerWrapper):  # type: ignore[misc, unused-ignore]
+    """What the Trainer has of DeepSpeed's ZeRO-2, on one rank: a flattened copy of the weights steps, and is written
+    back into them. DeepSpeed itself (0.19, on a CPU, ZeRO-1 and ZeRO-2) was tried by hand."""
+
+    _is_accelerate_prepared = True
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.flat = torch.empty(sum(one.numel() for one in self.parameters))
+        super().__init__(torch.optim.SGD([self.flat], lr=0.1))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        grads = [one.grad if one.grad is not None else torch.zeros_like(one) for one in self.parameters]
+        self.flat.copy_(torch.cat([one.flatten() for one in self.parameters]))
+        self.flat.grad = torch.cat([one.flatten() for one in grads])
+        self.optimizer.step()
+        parts = self.flat.split([one.numel() for one in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_training_by_deepspeed_that_leaves_weights_whole(tmp_path: Path, every: int) -> None:
+    whole, resumed = RWCCallback(run=False, every=every), RWCCallback(run=False, every=every)
+    settings = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 3}
+    made, weights = trainer(tmp_path, whole, **settings)
+    made.optimizer = FlatSteps(made.model.parameters())
+    made.train()
+    assert whole.monitor is not None
+    assert whole.monitor.closed
+    assert whole.monitor.history.steps.tolist() == list(range(every, 6, every))
+    Weights(weights.states[::every]).check(whole.monitor.history)
+    made, _ = trainer(tmp_path, resumed, **settings)
+    made.optimizer = FlatSteps(made.model.parameters())
+    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.steps.tolist() == whole.monitor.history.steps.tolist()
+    np.testing.assert_allclose(resumed.monitor.history.rwc, whole.monitor.history.rwc, rtol=1e-5)
+
+
+def test_weights_that_cannot_be_measured_stop_no_training(tmp_path: Path) -> None:
+    """DeepSpeed marks what ZeRO-3 partitions."""
+    callback = RWCCallback(run=False)
+    made, weights = trainer(tmp_path, callback, save_strategy="steps", save_steps=2)
+    made.model.transformer.wte.weight.ds_id = 0
+    with pytest.warns(MonitoringStopped, match=r"measures nothing in this training: transformer\.wte is .* ZeRO-3, .*"):
+        made.train()
+    assert callback.monitor is None
+    assert len(weights.states) == 6
+    assert not list(tmp_path.glob("**/rwc.pt*"))
 
 
 @pytest.mark.parametrize("every", [1, 2])

@@ -399,8 +399,12 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(UserError, match="DeepSpeed ZeRO-3"):
         watch(partitioned, run=False)
 
-    class DeepSpeedOptimizerWrapper:
+    class DeepSpeedOptimizer:
         pass
 
-    with pytest.raises(UserError, match=r"monitor\.measure\(\)"):
-        watch(nn.Linear(3, 4), DeepSpeedOptimizerWrapper(), run=False)  # type: ignore[arg-type]
+    class BF16_Optimizer(DeepSpeedOptimizer):
+        optimizer = torch.optim.SGD([torch.zeros(16)], lr=0.1)  # of the flattened copy
+
+    for refused in (DeepSpeedOptimizer(), BF16_Optimizer()):
+        with pytest.raises(UserError, match=r"monitor\.measure\(\)"):
+            watch(nn.Linear(3, 4), refused, run=False)  # type: ignore[arg-type]

@@ -88,7 +88,10 @@ def _checked_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
         UserError: it has no values yet, or is spread in a way that cannot be measured.
     """
     if hasattr(tensor, "ds_id"):
-        raise UserError(f"{name} is partitioned by DeepSpeed ZeRO-3, which watch cannot measure: use ZeRO-2 or FSDP.")
+        raise UserError(
+            f"{name} is partitioned by DeepSpeed ZeRO-3, which watch cannot measure: use FSDP, or ZeRO-2 with "
+            "watch(model) and monitor.measure() after each step of the engine."
+        )
     if name.endswith("_flat_param"):
         raise UserError(f"{name} hides its layers: give FullyShardedDataParallel use_orig_params=True before watch.")
     if tensor.is_meta:

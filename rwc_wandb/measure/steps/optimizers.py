@@ -15,7 +15,7 @@ def torch_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
     Raises:
         ValueError: an empty list.
         TypeError: what is no optimizer and holds none.
-        UserError: DeepSpeed's.
+        UserError: one that DeepSpeed's engine steps.
     """
     if optimizer is None:
         return []
@@ -28,15 +28,25 @@ def torch_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
     return [_unwrapped(one) for one in optimizer]
 
 
+def is_deepspeed(optimizer: Any) -> bool:
+    """Whether DeepSpeed's engine steps it, or Accelerate's wrapper of it. Its own (`DeepSpeedZeroOptimizer`,
+    `BF16_Optimizer`, ...) are subclasses of `DeepSpeedOptimizer`."""
+    return not _has_hooks(optimizer) and any("DeepSpeed" in one.__name__ for one in type(optimizer).__mro__)
+
+
+def _has_hooks(optimizer: Any) -> bool:
+    return isinstance(optimizer, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(optimizer)
+
+
 def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside a wrapper (Accelerate's, Lightning's, Opacus') that may imitate one but calls no
     hooks."""
     inner = optimizer
-    while not isinstance(inner, torch.optim.Optimizer) or "_optimizer_step_post_hooks" not in vars(inner):
-        if "DeepSpeed" in type(inner).__name__:
+    while not _has_hooks(inner):
+        if is_deepspeed(inner):
             raise UserError(
                 "watch cannot follow DeepSpeed's optimizer, which steps partitions of flattened copies: call "
-                "watch(model) without it, and monitor.measure() after each step of the engine."
+                "watch(model) without it, and monitor.measure() after each step of the engine (not for ZeRO-3)."
             )
         inner = getattr(inner, "optimizer", getattr(inner, "_optimizer", None)) or _only_optimizer(inner)
         if inner is None:
