@@ -35,6 +35,11 @@ class RWCCallback(Callback):
         self.monitor: Monitor | None = None
         self._saved: dict[str, Any] = {}
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        # To the end of the list: what other callbacks save at the end of the training, or at an exception, they then
+        # save before the monitor closes. A new list, since Lightning goes through the old one just now.
+        trainer.callbacks = [*(one for one in trainer.callbacks if one is not self), self]
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         options = dict(self.options)
         for logger in trainer.loggers:

@@ -60,11 +60,10 @@ def module(pl: ModuleType, weights: Weights, optimizers: int = 1) -> Any:
 def fit(pl: ModuleType, made: Any, callback: Any, folder: Path, **settings: Any) -> Any:
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(24, 4)), batch_size=2)
     checkpoint, more = settings.pop("ckpt_path", None), settings.pop("more", [])
-    settings = {"logger": False, "enable_checkpointing": False} | settings
+    settings = {"logger": False, "enable_checkpointing": False, "max_epochs": 1} | settings
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=1,
         callbacks=[callback, *more],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -163,18 +162,47 @@ def test_a_resumed_training_continues_the_series(tmp_path: Path) -> None:
     weights.check(resumed.monitor.history)
 
 
-def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:
-    pl = importlib.import_module("lightning.pytorch")
-    weights, callback = Weights(), RWCCallback(run=False)
-    made = module(pl, weights)
+def crash_at(made: Any, number: int) -> None:
     step = made.training_step
 
     def crashing(batch: Any) -> Any:
-        if made.trainer.global_step == 3:
+        if made.trainer.global_step == number:
             raise RuntimeError("out of luck")
         return step(batch)
 
     made.training_step = crashing
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("end", ["last", "crash"])
+def test_a_checkpoint_that_the_end_of_a_training_writes(tmp_path: Path, end: str, every: int) -> None:
+    """Lightning lets the callbacks that save checkpoints come after all others."""
+    pl = importlib.import_module("lightning.pytorch")
+    callbacks = importlib.import_module("lightning.pytorch.callbacks")
+    weights, resumed = Weights(), RWCCallback(run=False, every=every)
+    made = module(pl, weights)
+    last = callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True)
+    crash = callbacks.OnExceptionCheckpoint(tmp_path, "crash")
+    settings: dict[str, Any] = {"enable_checkpointing": True, "more": [last, crash]}
+    if end == "last":
+        fit(pl, made, RWCCallback(run=False, every=every), tmp_path, **settings)
+    else:
+        crash_at(made, 7)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fit(pl, made, RWCCallback(run=False, every=every), tmp_path, **settings)
+    done = 12 if end == "last" else 7
+    weights = Weights(weights.states[:done])
+    fit(pl, module(pl, weights), resumed, tmp_path, ckpt_path=tmp_path / f"{end}.ckpt", max_epochs=2)
+    assert resumed.monitor is not None
+    assert resumed.monitor.history.steps.tolist() == list(range(every, 25, every))
+    Weights(weights.states[::every]).check(resumed.monitor.history)
+
+
+def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+    weights, callback = Weights(), RWCCallback(run=False)
+    made = module(pl, weights)
+    crash_at(made, 3)
     with pytest.raises(RuntimeError, match="out of luck"):
         fit(pl, made, callback, tmp_path)
     assert callback.monitor is not None
