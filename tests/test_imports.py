@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"triton", "numba", "timm", "torchvision", "accelerate", "sklearn", "rich", "vl_convert", "wandb_workspaces"}
 
 FLOORS = [
-    ["_version", "errors", "files", "options"],
+    ["_version", "errors", "files", "options", "threads"],
     ["measure.kernels"],
     ["measure"],
     ["view"],
@@ -227,7 +227,7 @@ def test_measure_knows_no_other_room() -> None:
         "import rwc_wandb.measure.monitor, rwc_wandb.measure.series.trends, rwc_wandb.measure.kernels"
     )
     # The package's own __init__ brings in the drop-in and its options; its other rooms come with the call.
-    assert rooms(modules) <= {"measure", "errors", "files", "_version", "dropin", "options"}
+    assert rooms(modules) <= {"measure", "errors", "files", "_version", "dropin", "options", "threads"}
     assert not modules & (HEAVY | {"wandb"})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rwc_wandb.errors import UserError
+from rwc_wandb.threads import Worker
 
 Result = TypeVar("Result")
 
@@ -41,7 +41,8 @@ def said_by_wandb(call: Callable[[], Result]) -> Result:
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """The call's result. A thread waits for it, which is left behind when `seconds` are over.
+    """The call's result. A thread waits for it, which is left behind when `seconds` are over. (There is no such limit
+    where the interpreter starts no thread any more: see `Worker`.)
 
     Raises:
         TimeoutError: they are over.
@@ -56,7 +57,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
         except Exception as error:
             errors.append(error)
 
-    thread = threading.Thread(target=act, daemon=True)
+    thread = Worker(act)
     thread.start()
     thread.join(seconds)
     if errors:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from wandb.sdk.interface.interface import InterfaceBase
 
 from rwc_wandb.measure.delivery import described
+from rwc_wandb.threads import Worker
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -107,7 +108,7 @@ class Flow:
 
     def _ask(self) -> _Answer:
         self._asked_at, self._answer = self._unanswered, _Answer()
-        threading.Thread(target=_ask, args=[self._run, self._answer], daemon=True).start()
+        Worker(_ask, self._run, self._answer).start()
         return self._answer
 
 
@@ -121,6 +122,8 @@ def _ask(run: Run, answer: _Answer) -> None:
         try:
             _round_trip(run)
         except TimeoutError:
+            if threading.current_thread() is threading.main_thread():
+                return  # `Worker.start` is here, where the interpreter ends: that may take no longer.
             continue
         except Exception:
             pass  # The next `run.log` raises it too.

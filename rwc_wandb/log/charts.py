@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import wandb
 from rwc_wandb.log.runs.ending import is_being_torn_down
 from rwc_wandb.log.runs.late_run import LateRun
 from rwc_wandb.measure.series.history import History
+from rwc_wandb.threads import Worker
 from rwc_wandb.view.charts import Chart, charts, registered_name
 from rwc_wandb.view.series import series
 
@@ -96,7 +96,7 @@ class LiveCharts:
         self._prefix = prefix
         self._begun = time.monotonic()
         self._due = self._begun + FIRST_SECONDS
-        self._thread: threading.Thread | None = None
+        self._thread: Worker | None = None
         self._is_over = False
 
     def is_due(self) -> bool:
@@ -107,7 +107,7 @@ class LiveCharts:
         """Begin to renew them; it returns at once."""
         now = time.monotonic()
         self._due = now + (now - self._begun) / 2
-        self._thread = threading.Thread(target=self._renew, args=[history.frozen()], daemon=True)
+        self._thread = Worker(self._renew, history.frozen())
         self._thread.start()
 
     def end(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import wandb
 from standin import StandIn
 from training import Training, network, rwc_rows
 
-from rwc_wandb import watch
+from rwc_wandb import History, watch
 from rwc_wandb.measure.delivery import MonitoringStopped
 
 
@@ -99,3 +100,38 @@ def test_a_run_that_goes_on_keeps_no_series_of_closed_monitors(rows: Any, standi
         found = [row[f"fold{fold}/step"] for row in server.rows if f"fold{fold}/layer1" in row]
         assert found == [2, 4, 5]
     assert len([row for row in server.rows if "loss" in row]) == 15
+
+
+@pytest.mark.parametrize("ending", ["run", "teardown"])
+def test_an_interpreter_that_starts_no_thread_any_more_loses_nothing(
+    ending: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.12.0 to 3.12.2 within `atexit`, where the monitor of a script that just ends is closed."""
+    monkeypatch.setenv("RWC_WANDB_CHARTS", "me")
+    training = Training(standin, log_every=5, histogram_every=10)
+    for _ in training.steps(20):
+        pass
+    tried = []
+    start_as_ever = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if threading.current_thread() is not threading.main_thread():  # The stand-in's, for each request.
+            return start_as_ever(thread)
+        tried.append(thread)
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    training.run._run_status_checker.stop()
+    with monkeypatch.context() as no_threads:
+        no_threads.setattr(threading.Thread, "start", start)
+        if ending == "run":
+            training.run.finish()
+        else:
+            wandb.teardown()
+    assert tried
+    server = standin.run(training.run.id)
+    assert server.finished
+    assert [row["rwc/step"] for row in rwc_rows(server)] == [5, 10, 15, 20]
+    saved = Path(training.run.dir) / "rwc.safetensors"
+    assert server.files["rwc.safetensors"] == saved.read_bytes()
+    assert History.load(saved).steps.tolist() == list(range(1, 21))
+    assert len(server.tables["rwc_charts/rwc_heatmap_table"].data) == 3 * 20

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rwc_wandb.measure.series.history import History
+from rwc_wandb.threads import Worker
 
 LEAST_SECONDS = 5.0
 MOST_SECONDS = 45.0
@@ -40,8 +42,11 @@ class SeriesFile:
         with self._lock:
             self._latest = history.frozen()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._save_when_due, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._save_when_due, daemon=True)
+                # Where the interpreter ends and starts none any more (see `Worker`), `finish` is next.
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def finish(self, history: History) -> None:
         """Save all of it, now.
@@ -58,7 +63,7 @@ class SeriesFile:
                 failed.append(error)
 
         self._is_ending.set()
-        before, last = self._thread, threading.Thread(target=save, daemon=True)
+        before, last = self._thread, Worker(save)
         deadline = time.monotonic() + SECONDS_TO_WRITE
         if before is not None:
             before.join(SECONDS_TO_WRITE)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rwc_wandb.measure.device.histograms import Histograms
+from rwc_wandb.threads import Worker
 
 SECONDS_TO_WRITE = 10.0
 """What a disk may take at the end."""
@@ -25,16 +26,17 @@ class HistogramsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unwritten: deque[tuple[list[str], Histograms]] = deque()
-        self._thread: threading.Thread | None = None
+        self._thread: Worker | None = None
         """The one that writes; None when there is nothing to write."""
-        self._lock = threading.Lock()
+        # A `Worker` may do its work where it is started.
+        self._lock = threading.RLock()
 
     def append(self, layers: Sequence[str], histograms: Histograms) -> None:
         """It returns at once. What cannot be written, on a full disk say, is left out."""
         with self._lock:
             self._unwritten.append((list(layers), histograms))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write, daemon=True)
+                self._thread = Worker(self._write)
                 self._thread.start()
 
     def finish(self) -> None:
