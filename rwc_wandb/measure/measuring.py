@@ -68,7 +68,7 @@ class Measuring:
     def measure(self, every: int) -> None:
         """Measure the last of `every` steps, without waiting for the device."""
         self.receive()
-        if self.tracked.changed():
+        if self.tracked.changed() and not self.tracked.move():
             self._follow_weights()
         groups, count, histograms = self.tracked.groups, self._count, None
         self._calls += count.calls or 1

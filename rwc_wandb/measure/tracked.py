@@ -71,6 +71,22 @@ class TrackedWeights:
             return self._differs()
         return True
 
+    def move(self) -> bool:
+        """Measure weights where they are now, if their memory is all that has changed: `p.data = p.data - update`.
+
+        Returns:
+            Whether it was so. Else, and where weights are spread over ranks or measuring is shared: `follow`.
+        """
+        parameters = [layer.parameter for layer in self._layers]
+        if not self._are_whole or self.gone or self._are_others() or _forms(parameters) != self._forms:
+            return False
+        for piece, parameter in zip(self._pieces, parameters, strict=True):
+            piece.weight = parameter.detach()
+        for group in self.groups:
+            group.move([self._pieces[index].weight for index in group.indices])
+        self._addresses = self._address_of = self._addresses_now()
+        return True
+
     def follow(self) -> tuple[set[int], list[str]]:
         """Track what now stands in the place of the layers.
 
@@ -91,7 +107,7 @@ class TrackedWeights:
                 self.gone.add(index)
                 continue
             # A slice of memory is other elements when the memory's order changes.
-            reordered = self._share and found.parameter.stride() != self._strides[index]
+            reordered = self._share and found.parameter.stride() != self._forms[index][0]
             if found.parameter is not layer.parameter or found.shape != layer.shape or reordered:
                 jumped.add(index)
             self.gone.discard(index)
@@ -202,16 +218,24 @@ class TrackedWeights:
         self._dtensors = [layer.parameter for layer in self._layers if layer.spread.is_dtensor]
         self._addresses = self._addresses_now()
         self._address_of = [_address(layer) for layer in self._layers]
-        self._strides = [layer.parameter.stride() for layer in self._layers]
+        self._forms: list[tuple[Any, ...]] = _forms([layer.parameter for layer in self._layers])
+        is_spread = any(layer.spread.is_dtensor or layer.spread.flat for layer in self._layers)
+        self._are_whole: bool = self._ranks is None and not is_spread
 
     def _addresses_now(self) -> list[int]:
         return list(map(torch.Tensor.data_ptr, chain(self._plain, map(_local, self._dtensors))))
 
     def _differs(self) -> bool:
-        if self._addresses_now() != self._addresses:
-            return True
+        return self._addresses_now() != self._addresses or self._are_others()
+
+    def _are_others(self) -> bool:
+        """Whether the model has other parameters in the place of the layers."""
         found = map(dict.get, self._mappings, self._keys)
         return not all(map(operator.is_, found, self._expected))
+
+
+def _forms(parameters: Iterable[Tensor]) -> list[tuple[Any, ...]]:
+    return [(one.stride(), one.shape, one.dtype, one.device) for one in parameters]
 
 
 def _address(layer: Layer) -> int:

@@ -184,6 +184,30 @@ def test_sizes_about_a_chunk(kind: Kind, dtype: torch.dtype, strided: Callable[[
     check(kind, [strided(new) for new, _ in pairs], [strided(old) for _, old in pairs])
 
 
+@every_kind_and_dtype
+@pytest.mark.parametrize(
+    "places", [(torch.clone, misaligned), (misaligned, torch.clone)], ids=["off 16 bytes", "onto 16"]
+)
+def test_weights_that_move(
+    kind: Kind, dtype: torch.dtype, places: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+) -> None:
+    news, olds = zip(*(pair(kind, dtype, size, seed) for seed, size in enumerate([7, 4096, 9001, 1024])), strict=True)
+    first, then = ([place(new) for new in news] for place in places)
+    snapshots = [old.clone() for old in olds]
+    reduction = kind.build()(first, snapshots)
+    for weight in first[:3]:
+        weight.fill_(torch.nan)
+    then[3] = first[3]  # This one stays.
+    reduction.move(then)
+    statistics = torch.empty(4, 5, dtype=torch.float64, device=kind.device)
+    wanted = kind.build()(then, [old.clone() for old in olds]).histograms(8)
+    for found, expected in zip(reduction.histograms(8), wanted, strict=True):
+        assert torch.equal(found, expected)
+    reduction.measure(statistics)
+    torch.testing.assert_close(statistics.cpu(), oracle(news, olds), rtol=1e-6, atol=0)
+    assert all(same_bits(snapshot, new) for snapshot, new in zip(snapshots, news, strict=True))
+
+
 @every_kind
 def test_the_order_in_memory_is_that_of_the_strides(kind: Kind) -> None:
     new, old = pair(kind, torch.float32, 4 * 6 * 5 * 3)

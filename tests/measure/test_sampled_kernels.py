@@ -131,6 +131,29 @@ def test_odd_sizes(kind: Kind, dtype: torch.dtype, strided: Callable[[Tensor], T
 
 
 @every_kind_and_dtype
+def test_weights_that_move(kind: Kind, dtype: torch.dtype) -> None:
+    pairs = [pair(kind, dtype, size, seed) for seed, (size, _) in enumerate(SIZES)]
+    of = samples(SIZES)
+    first = [old.clone() for _, old in pairs]
+    reduction = kind.build()(first, of)
+    reduction.draw(5)
+    for weight in first:
+        weight.fill_(torch.nan)
+    reduction.move([new for new, _ in pairs])
+    statistics = torch.empty(len(pairs), 8, dtype=torch.float64, device=kind.device)
+    reduction.measure(statistics)
+    wanted = torch.tensor([expected(sample, 5, *one) for sample, one in zip(of, pairs, strict=True)])
+    columns = slice(Statistic.PRODUCTS)
+    torch.testing.assert_close(statistics.cpu()[:, columns], wanted[:, columns], rtol=1e-6, atol=0)
+    for draw in (5, 6):
+        for layer, (sample, (new, _)) in enumerate(zip(of, pairs, strict=True)):
+            values, ours = drawn(sample, draw, new)
+            for found in (reduction.snapshots[layer], reduction.value(layer)):
+                np.testing.assert_array_equal(found.cpu().double().numpy()[ours], values[ours])
+        reduction.draw(6)
+
+
+@every_kind_and_dtype
 def test_parts_of_ranks_add_up_to_the_whole(kind: Kind, dtype: torch.dtype) -> None:
     size, count = 9973, 2000
     new, old = pair(kind, dtype, size)

@@ -6,11 +6,13 @@ import copy
 import io
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import sampled
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -20,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from rwc_wandb import Monitor, UserError, watch
+from rwc_wandb.measure import tracked
 
 NAMES = ["0", "3"]
 
@@ -334,6 +337,74 @@ def test_weights_that_only_move_keep_their_series(change: str) -> None:
         monitor.close()
     recorder.weights = [[weight.double() for weight in weights] for weights in recorder.weights]
     assert_equals(monitor, recorder)
+
+
+class Assigning(torch.optim.Optimizer):
+    """A descent that assigns to `.data`, and what it assigns is in memory as `placed` returns it."""
+
+    def __init__(self, parameters: Any, placed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(parameters, {})
+        self.placed = placed
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = self.placed(parameter.data - 0.1 * parameter.grad)
+
+
+def with_gaps(tensor: Tensor) -> Tensor:
+    return torch.stack([tensor] * 3, -1)[..., 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("placed", [torch.clone, with_gaps])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("sample", [None, 100])
+def test_weights_that_are_assigned_at_each_step(
+    dtype: torch.dtype,
+    placed: Callable[[Tensor], Tensor],
+    layout: torch.memory_format,
+    sample: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are measured where they are then, and nothing is built anew for that."""
+    network = model(dtype).to(memory_format=layout)
+    for parameter in network.parameters():
+        parameter.data = placed(parameter.data)
+    optimizer = Assigning(network.parameters(), placed)
+    monitor = watch(network, optimizer, run=False, sample=sample, log_every=3, histogram_every=2)
+    groups = monitor._measuring.tracked.groups
+    recorder = Recorder(weights(network))
+    with monkeypatch.context() as nothing_new, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nothing_new.setattr(tracked, "find_layers", None)
+        for _ in range(7):
+            step(optimizer, network)
+            recorder.note()
+        assert monitor._measuring.tracked.groups is groups
+    wanted = recorder.series() if sample is None else sampled.series(recorder.weights, NAMES, sample, 3)
+    # What becomes something else is followed as ever.
+    network.double()
+    monitor.measure()
+    monitor.close()
+    np.testing.assert_allclose(monitor.history.rwc[:7], wanted, rtol=1e-6)
+    assert (monitor.history.rwc[7] == 0).all()
+
+
+def test_assigned_weights_let_their_old_memory_go() -> None:
+    network = nn.Linear(8, 8)
+    with watch(network, run=False) as monitor:
+        for _ in range(3):
+            memory = np.ones((8, 8), np.float32)
+            network.weight.data = torch.from_numpy(memory)
+            monitor.measure()
+            held = weakref.ref(memory)
+            del memory
+            assert held() is not None
+            network.weight.data = network.weight.data * 2
+            monitor.measure()
+            assert held() is None
+    np.testing.assert_allclose(monitor.history.rwc[1:, 0], [1, 0.5, 1, 0.5, 1])
 
 
 def test_weights_with_gaps_in_memory() -> None:

@@ -95,6 +95,16 @@ class DeviceGroup:
         self._refresh(self._gapped)
         self.reduction.measure(self.buffer[slot])
 
+    def move(self, weights: Sequence[Tensor]) -> None:
+        """Measure these from here on: as those before in shape, strides, dtype and device, in other memory."""
+        self._order.follow()
+        for place, weight in enumerate(weights):
+            if place in self._gapped:
+                self._gapped[place] = weight
+            else:
+                self.weights[place] = weight
+        self.reduction.move(self.weights)
+
     def histograms(self, are_parts: bool = False) -> HostCopy:
         """Start copying the histograms of weights and updates to the host, as in `Reduction.histograms`."""
         self._refresh(self._gapped)

@@ -58,6 +58,9 @@ class Reduction(Protocol):
         """Write the statistics of all layers into `statistics` (float64 [L, 5], columns as in `Statistic`) and copy the
         weights into the snapshots, without synchronising with the host."""
 
+    def move(self, weights: Sequence[Tensor]) -> None:
+        """Measure these from here on: as those before in shape, strides, dtype and device, in other memory."""
+
     def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         """Histograms of the weights w and of the updates w - s, without touching the snapshots or synchronising.
 
@@ -87,6 +90,9 @@ class SampledReduction(Protocol):
 
     def measure(self, statistics: Tensor) -> None:
         """As `Reduction.measure`, with all columns: float64 [L, 8]."""
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        """As `Reduction.move`."""
 
     def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         """As `Reduction.histograms`, of the elements of the draw."""

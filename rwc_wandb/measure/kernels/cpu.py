@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwc_wandb.measure.kernels.flat_memory import flat
+from rwc_wandb.measure.kernels.flat_memory import flat, shifts
 from rwc_wandb.measure.kernels.nested_bins import nested
 
 CHUNK = 1 << 15
@@ -69,6 +69,10 @@ class CPUReduction:
         totals = statistics.numpy()
         totals[:] = 0
         np.add.at(totals, self._table[:, 3], self._sums)
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        self._table[:, 0] += np.array(shifts(weights, self.weights))[self._table[:, 3]]
+        self.weights = list(weights)
 
     def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         layers = len(self.weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -28,3 +30,8 @@ def flat(tensor: Tensor) -> Tensor:
             "(expanded, or a slice of a larger one): make it contiguous."
         )
     return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def shifts(weights: Sequence[Tensor], before: Sequence[Tensor]) -> list[int]:
+    """How many bytes each of the weights begins behind the one before it: what its address grows by."""
+    return [new.data_ptr() - old.data_ptr() for new, old in zip(weights, before, strict=True)]

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels as kernels
-from rwc_wandb.measure.kernels.flat_memory import flat
+from rwc_wandb.measure.kernels.flat_memory import flat, shifts
 from rwc_wandb.measure.kernels.nested_bins import nested
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -68,6 +68,11 @@ class GPUReduction:
         if statistics.dtype != torch.float64 or not statistics.is_contiguous():
             raise ValueError("The statistics must be a contiguous float64 tensor.")
         self._measure(statistics, len(self._table))
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        by_layer = sent(torch.tensor(shifts(weights, self.weights)), self._device)
+        self._table[:, 0].add_(by_layer[self._table[:, 3]])
+        self.weights = list(weights)
 
     def _measure(self, statistics: Tensor, chunks: int) -> None:
         with launching_on(self._device):

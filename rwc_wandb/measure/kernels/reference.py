@@ -40,6 +40,9 @@ class ReferenceReduction:
                 row[4] += (~new.isfinite()).sum()
             snapshot.copy_(weight)
 
+    def move(self, weights: Sequence[Tensor]) -> None:
+        self.weights = [flat(weight) for weight in weights]
+
     @torch.no_grad()
     def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         device = self.weights[0].device

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.cpu import DTYPES, CPUReduction, Threads, compiled, pointer
+from rwc_wandb.measure.kernels.flat_memory import shifts
 from rwc_wandb.measure.kernels.reference import ReferenceReduction
 from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
 from rwc_wandb.measure.kernels.sampling import MASK, MULTIPLIERS, Sample
@@ -76,6 +77,10 @@ class CPUSampledReduction(ReferenceSampledReduction):
         totals = statistics.numpy()
         totals[:] = 0
         np.add.at(totals, self._table[:, 4], self._sums)
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        self._table[:, 0] += np.array(shifts(weights, self.weights))[self._table[:, 4]]
+        super().move(weights)
 
     def _gather(self, target: Tensor) -> None:
         bits = self._as_bits(target)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels
-from rwc_wandb.measure.kernels.gpu import _LAYER_OPTIONS, DTYPES, GPUReduction, launching_on
+from rwc_wandb.measure.kernels.flat_memory import shifts
+from rwc_wandb.measure.kernels.gpu import _LAYER_OPTIONS, DTYPES, GPUReduction, launching_on, sent
 from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
 from rwc_wandb.measure.kernels.sampled_triton import gather_sample, measure_sample
 from rwc_wandb.measure.kernels.sampling import Sample
@@ -60,6 +61,11 @@ class GPUSampledReduction(ReferenceSampledReduction):
         if statistics.dtype != torch.float64 or not statistics.is_contiguous():
             raise ValueError("The statistics must be a contiguous float64 tensor.")
         self._measure(statistics, len(self._table))
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        by_layer = sent(torch.tensor(shifts(weights, self.weights)), self._device)
+        self._table[:, 0].add_(by_layer[self._table[:, 4]])
+        super().move(weights)
 
     def _measure(self, statistics: Tensor, chunks: int) -> None:
         with launching_on(self._device):

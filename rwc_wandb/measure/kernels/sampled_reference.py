@@ -61,6 +61,9 @@ class ReferenceSampledReduction:
             row[7] = sample.spread * (of_change * of_norm).sum()
             old.copy_(new)
 
+    def move(self, weights: Sequence[Tensor]) -> None:
+        self.weights = [flat(weight) for weight in weights]
+
     def histograms(self, bins: int, is_part: bool = False) -> tuple[Tensor, Tensor]:
         found: tuple[Tensor, Tensor] = self.dense(self.values(), self.snapshots).histograms(bins, is_part)
         return found
