@@ -14,7 +14,8 @@ from rwc_wandb.measure.delivery import Delivery
 from rwc_wandb.measure.device.batches import Measurement
 from rwc_wandb.measure.device.histograms import HistogramsUnderway
 from rwc_wandb.measure.device.readback import Arrived, ReadBack
-from rwc_wandb.measure.distributed.ranks import Ranks
+from rwc_wandb.measure.distributed.ranks import Ranks, finished
+from rwc_wandb.measure.kernels.flat_memory import checksum
 from rwc_wandb.measure.layers import Layer, counted
 from rwc_wandb.measure.series.state import Snapshot
 from rwc_wandb.measure.steps.count import StepCount
@@ -55,6 +56,7 @@ class Measuring:
         self._in_row = 0
         self._sent_at = time.monotonic()
         self._jumped: set[int] = set()
+        self._checksum: Tensor | None = None
         self._resumed = False
         self._stood: bool | None = None
         self._calls = count.step - count.calls
@@ -132,9 +134,17 @@ class Measuring:
             return [], list(self._model.parameters())
         return [self._layers[index].parameter for index in self.tracked.moved(range(len(self._layers)))], []
 
+    def release(self) -> None:
+        """Free the snapshots. Their checksum stays: it tells `resume` whether weights are what was measured last."""
+        try:
+            self._checksum = checksum(self.tracked.snapshots().values())
+        finally:
+            self.tracked.groups = []
+
     def counters(self) -> dict[str, Any]:
-        """What a checkpoint keeps, beside the snapshots."""
-        return {"in_row": self._in_row, "jumped": sorted(self._jumped), "drawn": self.tracked.drawn}
+        """What a checkpoint keeps, beside the snapshots. On several ranks, all must call it."""
+        counters = {"in_row": self._in_row, "jumped": sorted(self._jumped), "drawn": self.tracked.drawn}
+        return counters if self._checksum is None else counters | {"checksum": self._of_all_ranks(self._checksum)}
 
     def resume(self, snapshots: dict[int, Snapshot], counters: dict[str, Any]) -> None:
         """Go on from a checkpoint; what was measured here before belongs to another series."""
@@ -154,10 +164,22 @@ class Measuring:
                 "this run's. The same sample= and the same sharding avoid that.",
                 stacklevel=2,
             )
-        # A monitor that had stopped before it was saved has no snapshots: nothing to compare with.
         unknown = set(range(len(self._layers))) - fitting
+        if "checksum" in counters:
+            # The monitor had closed before it was saved, and has no snapshots: are the weights here the same?
+            for group in self.tracked.groups:
+                group.renew()
+            if self._of_all_ranks(checksum(self.tracked.snapshots().values())) == counters["checksum"]:
+                unknown = set()
         self._in_row = counters["in_row"]
         self._jumped, self._resumed = set(counters["jumped"]) | unknown, True
+
+    def _of_all_ranks(self, part: Tensor) -> int:
+        """The checksum of whole layers."""
+        total = part.clone()
+        if self._ranks is not None:
+            finished(self._ranks.sum(total), self._ranks.patience())
+        return int(total) % (1 << 32)
 
     def _new_readback(self) -> ReadBack:
         return ReadBack(

@@ -131,13 +131,15 @@ class Monitor:
             self.guarded(self._warn_of_unseen_steps)
             self.guarded(partial(self._measuring.flush, "close"))
         if not self.closed:
-            self._release()
+            self.guarded(self._release)
             self.guarded(self._delivery.end)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to continue the series as if it had never stopped: tensors and plain values only.
 
         The snapshots are whole, or all that is drawn of a layer, on the CPU: so another number of ranks can load them.
+        A closed monitor has freed them; its state is continued where the model has loaded the weights that it measured
+        last before `load_state_dict`, else the first RWC is NaN.
 
         Returns:
             `step`, counters, `layers`, `history` and `snapshots` (by layer); {} on ranks other than 0, all of which
@@ -233,9 +235,9 @@ class Monitor:
         for hook in [self._steps, *self._loading_hooks]:
             hook.remove()
         self._loading_hooks = []
-        self._measuring.tracked.groups = []
         # `watch` registers it on ranks that measure together: it would keep the model until the interpreter ends.
         atexit.unregister(self.close)
+        self._measuring.release()
 
     def _state(self) -> dict[str, Any]:
         if not self.closed:

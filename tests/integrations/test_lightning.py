@@ -174,7 +174,7 @@ def crash_at(made: Any, number: int) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("end", ["last", "crash"])
+@pytest.mark.parametrize("end", ["last", "crash", "after"])
 def test_a_checkpoint_that_the_end_of_a_training_writes(tmp_path: Path, end: str, every: int) -> None:
     """Lightning lets the callbacks that save checkpoints come after all others."""
     pl = importlib.import_module("lightning.pytorch")
@@ -184,13 +184,14 @@ def test_a_checkpoint_that_the_end_of_a_training_writes(tmp_path: Path, end: str
     last = callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True)
     crash = callbacks.OnExceptionCheckpoint(tmp_path, "crash")
     settings: dict[str, Any] = {"enable_checkpointing": True, "more": [last, crash]}
-    if end == "last":
-        fit(pl, made, RWCCallback(run=False, every=every), tmp_path, **settings)
-    else:
+    if end == "crash":
         crash_at(made, 7)
         with pytest.raises(RuntimeError, match="out of luck"):
             fit(pl, made, RWCCallback(run=False, every=every), tmp_path, **settings)
-    done = 12 if end == "last" else 7
+    else:
+        trainer = fit(pl, made, RWCCallback(run=False, every=every), tmp_path, **settings)
+        trainer.save_checkpoint(tmp_path / "after.ckpt")
+    done = 7 if end == "crash" else 12
     weights = Weights(weights.states[:done])
     fit(pl, module(pl, weights), resumed, tmp_path, ckpt_path=tmp_path / f"{end}.ckpt", max_epochs=2)
     assert resumed.monitor is not None

@@ -138,6 +138,57 @@ def test_an_ended_monitor_saves_its_history() -> None:
     assert other.history.steps.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("sample", [None, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_state_of_a_closed_monitor_continues(dtype: torch.dtype, sample: int | None) -> None:
+    """A checkpoint that is saved after the training: its weights are those that were measured last."""
+    series = []
+    for stops in (False, True):
+        network = model().to(dtype)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        monitor = watch(network, optimizer, run=False, log_every=4, sample=sample)
+        for index in range(9):
+            if stops and index == 4:
+                monitor.close()
+                state = saved_and_loaded({"model": network.state_dict(), "monitor": monitor.state_dict()})
+                assert state["monitor"]["snapshots"] == {}
+                # Where all is measured the memory's order may be another.
+                memory = torch.channels_last if sample is None else torch.contiguous_format
+                network = model().to(dtype, memory_format=memory)
+                optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+                monitor = watch(network, optimizer, run=False, log_every=4, sample=sample)
+                network.load_state_dict(state["model"])
+                monitor.load_state_dict(state["monitor"])
+            for parameter in network.parameters():
+                parameter.grad = torch.full_like(parameter, 0.01 * (index + 1))
+            optimizer.step()
+        monitor.close()
+        series.append(monitor.history)
+    assert series[0].steps.tolist() == series[1].steps.tolist() == list(range(1, 10))
+    assert np.isfinite(series[0].rwc).all()
+    np.testing.assert_allclose(series[1].rwc, series[0].rwc, rtol=1e-6)
+
+
+def test_the_state_of_a_monitor_that_closed_between_measurements_compares_with_nothing() -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False, every=3)
+    for _ in range(4):
+        step(optimizer, network)
+    monitor.close()
+    resumed = watch(network, optimizer, run=False, every=3)
+    resumed.load_state_dict(monitor.state_dict())
+    recorder = Recorder(weights(network))
+    for _ in range(5):
+        step(optimizer, network)
+        recorder.note()
+    resumed.close()
+    assert resumed.history.steps.tolist() == [3, 6, 9]
+    assert np.isnan(resumed.history.rwc[1]).all()
+    recorder.weights = recorder.weights[2::3]
+    np.testing.assert_allclose(resumed.history.rwc[2:], recorder.series(), rtol=1e-6)
+
+
 def test_states_that_do_not_fit() -> None:
     network = model()
     state = watch(network, run=False).state_dict()

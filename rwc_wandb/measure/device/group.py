@@ -75,6 +75,12 @@ class DeviceGroup:
         self._order.follow()
         return self._snapshots
 
+    def renew(self) -> None:
+        """Take all snapshots anew."""
+        for index in self.indices:
+            now, snapshot = self.pair(index)
+            snapshot.copy_(now)
+
     def draw(self, number: int) -> None:
         """Compare other elements from here on, where samples are drawn: with what they are now."""
         if self._sampled is not None:

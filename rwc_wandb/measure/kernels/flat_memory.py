@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
+
+CHECKED_AT_ONCE = 1 << 22
+"""Elements whose bits are added up at once: of those in 16 bits torch makes a copy for it."""
+_INTEGERS = {1: torch.uint8, 2: torch.int16}
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -35,3 +40,13 @@ def flat(tensor: Tensor) -> Tensor:
 def shifts(weights: Sequence[Tensor], before: Sequence[Tensor]) -> list[int]:
     """How many bytes each of the weights begins behind the one before it: what its address grows by."""
     return [new.data_ptr() - old.data_ptr() for new, old in zip(weights, before, strict=True)]
+
+
+def checksum(tensors: Iterable[Tensor]) -> Tensor:
+    """int64, on the host: the sum of dense tensors, their bits taken as integers. Modulo 2^32 it is the same on any
+    device, in any order of memory, and as a sum over ranks that have a part each."""
+    parts = [part for tensor in tensors for part in flat(tensor).split(CHECKED_AT_ONCE)]
+    integers = [part.view(_INTEGERS.get(part.element_size(), torch.int32)) for part in parts]
+    # As int32, which wraps round: torch then makes no copy of those in 32 and 64 bits.
+    sums = [part.sum(dtype=torch.int32).to("cpu") for part in integers]
+    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.int64)
