@@ -41,6 +41,8 @@ class RWCCallback(Callback):
         trainer.callbacks = [*(one for one in trainer.callbacks if one is not self), self]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        # Where another callback failed at an exception, Lightning did not come to ours.
+        self.on_train_end(trainer, pl_module)
         options = dict(self.options)
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger" and trainer.is_global_zero:

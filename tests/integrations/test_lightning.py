@@ -211,6 +211,28 @@ def test_what_was_measured_before_a_crash_is_kept(tmp_path: Path) -> None:
     weights.check(callback.monitor.history)
 
 
+def test_a_training_after_one_whose_checkpoint_could_not_be_written(tmp_path: Path) -> None:
+    pl = importlib.import_module("lightning.pytorch")
+
+    class Full(pl.Callback):  # type: ignore[name-defined, misc]
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            raise OSError("no space left on device")
+
+    weights, callback = Weights(), RWCCallback(run=False)
+    made = module(pl, weights)
+    crash_at(made, 3)
+    with pytest.raises(OSError, match="no space left"):
+        fit(pl, made, callback, tmp_path, more=[Full()])
+    first, first_weights = callback.monitor, Weights(weights.states)
+    weights = Weights()
+    fit(pl, module(pl, weights), callback, tmp_path)
+    assert first is not None
+    assert first.closed
+    first_weights.check(first.history)
+    assert callback.monitor is not None
+    weights.check(callback.monitor.history)
+
+
 def test_a_checkpoint_of_other_layers_begins_a_new_series_and_says_so(tmp_path: Path) -> None:
     pl = importlib.import_module("lightning.pytorch")
     callbacks = importlib.import_module("lightning.pytorch.callbacks")
