@@ -60,6 +60,9 @@ class Backend(ArtifactAnswers, ReadingAnswers):
         fields = {"fields": [{"name": name[0].lower() + name[1:]} for name in known]}
         return {"QueryType": fields, "MutationType": fields, "ServerInfoType": {"fields": []}}
 
+    def _on_ProbeServerSettings(self, _: Json) -> Json:
+        return {"ServerSettingsType": {"fields": []}}
+
     def _on_InputFields(self, _: Json) -> Json:
         """Of the input of a mutation, as older clients ask: none that they could do without."""
         return {"TypeInfo": {"inputFields": []}}
