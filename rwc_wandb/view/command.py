@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what stands out, a finding a line, or that nothing does; write the charts and print where they are.
+    """Write the charts; print what stands out, a finding a line, or that nothing does, and where the charts are.
 
     Raises:
         UserError: a run that cannot be read, runs that cannot be averaged or compared, a folder that cannot be written.
@@ -58,20 +58,18 @@ def run(arguments: argparse.Namespace) -> None:
         if others:
             compared = compare(histories, other_histories, arguments.elementwise)
             title = " against ".join(_told_apart(paths, others))
-            print(f"{title}:", *differences(compared), sep="\n")
+            said = [f"{title}:", *differences(compared)]
             written = write_comparison(compared, folder, title, arguments.pictures)
         else:
             drawn = series(histories, arguments.elementwise)
-            for sentence in (*(findings(drawn) or [NOTHING_ODD]), *filter(None, [of_estimates(drawn)])):
-                print(sentence)
+            said = [*(findings(drawn) or [NOTHING_ODD]), *filter(None, [of_estimates(drawn)])]
             written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"--output {folder}: charts cannot be written there ({reason}); name another folder."
         ) from error
-    for path in written:
-        print(path)
+    print(*said, *written, sep="\n")
 
 
 def find_history(path: Path) -> Path:
