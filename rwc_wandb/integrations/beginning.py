@@ -8,7 +8,7 @@ from typing import Any
 
 from rwc_wandb.dropin import watch
 from rwc_wandb.errors import UserError
-from rwc_wandb.measure.delivery import MonitoringStopped
+from rwc_wandb.measure.delivery import MonitoringStopped, described
 from rwc_wandb.measure.monitor import Monitor
 
 
@@ -35,7 +35,7 @@ def resume(monitor: Monitor, read: Callable[[], dict[str, Any]]) -> None:
     try:
         monitor.load_state_dict(read())
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        reason = described(error)
         warnings.warn(
             f"rwc_wandb begins a new series at optimizer step {monitor.step}, the checkpoint's cannot be continued: "
             f"{reason}. Training goes on.",

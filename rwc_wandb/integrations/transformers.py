@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rwc_wandb.files import whole_file
 from rwc_wandb.integrations.beginning import begin, resume
-from rwc_wandb.measure.delivery import MonitoringStopped
+from rwc_wandb.measure.delivery import MonitoringStopped, described
 from rwc_wandb.measure.monitor import Monitor
 from rwc_wandb.measure.steps.optimizers import is_deepspeed
 
@@ -74,7 +74,7 @@ class RWCCallback(TrainerCallback):
             with whole_file(_folder(args, state) / _FILE) as unfinished:
                 torch.save(series, unfinished)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            reason = described(error)
             warnings.warn(
                 f"rwc_wandb could not save the series with the checkpoint of step {state.global_step}: {reason}. "
                 "Training and measuring go on.",

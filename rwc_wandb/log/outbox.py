@@ -101,6 +101,12 @@ class Outbox:
         """Whether means wait that the run has not been given."""
         return bool(self._unsent)
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether `rest` has rows. It has none if the row that W&B is going to commit says it all."""
+        self._follow_user()
+        return bool(self._unsent or self._histograms) or len(self._pending) > 1
+
     def add(self, sums: LayerSums) -> None:
         self._unsent.append(sums)
         self._unsent = self._halved(self._unsent)
@@ -140,10 +146,8 @@ class Outbox:
             self.run.log(row, commit=False)
 
     def rest(self, values: int) -> list[Row]:
-        """At the end of the run: what has not been committed, as rows of at most so many values in all; none if the
-        row that W&B is going to commit then says it all."""
-        self._follow_user()
-        if not self._unsent and not self._histograms and len(self._pending) < 2:
+        """At the end of the run: what has not been committed, as rows of at most so many values in all."""
+        if not self.has_rest:
             return []
         means, histograms = self._pending + self._unsent, self._histograms
         if self._pending_histograms is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import wandb
 
 from rwc_wandb.log.alerts import Alerts
-from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, VALUES_PER_MINUTE, cause_of
+from rwc_wandb.log.budget import VALUES_PER_HISTOGRAM, cause_of
 from rwc_wandb.log.charts import LiveCharts, log_charts
 from rwc_wandb.log.keys import define_axes, histogram_prefix, slashed
 from rwc_wandb.log.outbox import LayerSums, Outbox, Row, sums_of
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 RowMode = Literal["attached", "own"]
 LIVE_SECONDS = 30.0
 """Where no row of ours was committed for so long, the run's summary shows what was measured last."""
-SECONDS_TO_ANSWER = 60.0
-"""What W&B's process has at the end, before the rest of the rows is given up."""
-SECONDS_TO_STOP = 1.0
-"""The same when the process is being stopped."""
 
 
 class RunRows(Delivery):
@@ -172,7 +168,7 @@ class RunRows(Delivery):
         try:
             super().end()
         finally:
-            if not self._rest(VALUES_PER_MINUTE):
+            if not (self._takes_rest and self._outbox.has_rest):
                 self._watched.forget_rest(self)
 
     def counters(self) -> dict[str, Any]:
@@ -186,7 +182,7 @@ class RunRows(Delivery):
     def log_end(self) -> None:
         if self.file is None:
             return
-        seconds = SECONDS_TO_STOP if self._watched.is_stopped else SECONDS_TO_ANSWER
+        seconds = self._watched.seconds_to_answer
         self._live.end(seconds)
         if not self._watched.row_flow.wait(seconds):
             raise TimeoutError(f"W&B's process has not answered for {seconds:g} s")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
+from rwc_wandb.measure.delivery import Delivery, MonitoringStopped, described
 from rwc_wandb.measure.distributed.ranks import Ranks
 from rwc_wandb.measure.layers import Layer, merged_layers
 from rwc_wandb.measure.measuring import Measuring
@@ -217,7 +217,7 @@ class Monitor:
                 for act in [*acts, self._delivery.end_row, self._release, self._delivery.end]:
                     with contextlib.suppress(Exception):
                         act()
-            reason = f"{type(error).__name__}: {error}".rstrip(".")
+            reason = described(error)
             warnings.warn(
                 f"rwc_wandb stopped monitoring at optimizer step {self.step}: {reason}. "
                 f"Training goes on; {len(self.history)} measurements up to here are in monitor.history.",

@@ -26,6 +26,7 @@ from standin.store import Run as ServerRun
 
 from rwc_wandb import History, watch
 from rwc_wandb.log.budget import Flow
+from rwc_wandb.log.runs import ending
 from rwc_wandb.log.runs.opening import open_run
 from rwc_wandb.study.train.output import read_result
 from rwc_wandb.study.train.tracking import backlog
@@ -187,6 +188,12 @@ def test_a_wandb_process_that_never_answers_leaves_rows_for_the_resume(
     assert "W&B has not taken all of the run in time" in line
     assert "--resume sends what W&B lacks; that sync would not bring every row." in line
     assert not run.is_complete
+    # It answers again a moment later: the run ends in order, without what was given up.
+    with monkeypatch.context() as late:
+        late.setattr(opened, "finish", lambda **_: None)
+        late.setattr(ending, "_untaken", lambda _: "")
+        late.setattr(ending, "_refusal", lambda _: "")
+        assert end_run(run) == "W&B still lacks rows of this run: the same command with --resume sends them."
     monkeypatch.setattr(backlog, "MOST_VALUES", 3)
     with monkeypatch.context() as silent:
         silent.setattr(Flow, "allows", lambda *_: False)

@@ -12,7 +12,7 @@ from rwc_wandb.log.budget import Budget, Flow
 from rwc_wandb.log.outbox import Row
 from rwc_wandb.log.runs.ending import call_at_end, forget_end
 from rwc_wandb.log.runs.late_run import LateRun
-from rwc_wandb.measure.delivery import Delivery, MonitoringStopped
+from rwc_wandb.measure.delivery import Delivery, MonitoringStopped, described
 from rwc_wandb.measure.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class WatchedRun:
         self.is_stopped = False
         self._rests: dict[Delivery, Rest] = {}
         self._is_attended = self._has_ended = False
+
+    @property
+    def seconds_to_answer(self) -> float:
+        """What W&B's process has at the end, before what it has not taken is given up."""
+        return 1.0 if self.is_stopped else 60.0
 
     def free_prefix(self, prefix: str) -> str:
         """`prefix`, or where a monitor of this run has it, the next with a number; then it is said."""
@@ -95,9 +100,7 @@ class WatchedRun:
         try:
             self._commit_rest()
         except Exception as error:
-            warnings.warn(
-                f"rwc_wandb lost the last rows: {type(error).__name__}: {error}", MonitoringStopped, stacklevel=2
-            )
+            warnings.warn(f"rwc_wandb lost the last rows: {described(error)}.", MonitoringStopped, stacklevel=2)
 
     def _commit_rest(self) -> None:
         """The run ends: moving the user's step counter disturbs no row of theirs any more. Rows of several monitors

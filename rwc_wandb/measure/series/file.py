@@ -41,7 +41,8 @@ class SeriesFile:
         """Save what `history` holds now when that is due, though nothing more may come. It returns at once."""
         with self._lock:
             self._latest = history.frozen()
-            if self._thread is None:
+            # One that an error has ended, of memory say, is not None.
+            if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._save_when_due, daemon=True)
                 # Where the interpreter ends and starts none any more (see `Worker`), `finish` is next.
                 with suppress(RuntimeError):

@@ -38,8 +38,8 @@ def end_run(run: RecordedRun, exit_code: int | None = None) -> str:
     if run.failure:  # It was said; W&B's own folder lacks rows too.
         return ""
     run.is_complete = run.is_complete and not line
-    if line and run.backlog:
-        return f"{line}\n{UNSENT}"
+    if run.backlog:
+        return f"{line}\n{UNSENT}" if line else STILL_LACKS
     if line and exit_code is None:
         line += "\nThe same command with --resume sends only what W&B lacks; that sync sends all rows."
     return line

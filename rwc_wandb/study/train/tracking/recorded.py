@@ -25,7 +25,6 @@ import wandb
 
 from rwc_wandb.log.budget import cause_of, has_ended
 from rwc_wandb.log.outbox import Row
-from rwc_wandb.log.rows import SECONDS_TO_ANSWER, SECONDS_TO_STOP
 from rwc_wandb.log.runs.watched_run import watched
 from rwc_wandb.study.train.tracking.arrived import Arrived
 from rwc_wandb.study.train.tracking.backlog import Backlog
@@ -141,11 +140,11 @@ class RecordedRun:
         Raises:
             TimeoutError, OSError: as `Run.finish`.
         """
-        seconds = SECONDS_TO_STOP if watched(cast("Run", self)).is_stopped else SECONDS_TO_ANSWER
-        watched(cast("Run", self)).end()  # W&B's client does not come to it where its process has ended.
+        of_run = watched(cast("Run", self))
+        of_run.end()  # W&B's client does not come to it where its process has ended.
         self.commit()
-        if not self.backlog.wait(seconds):
-            self.is_complete = False
+        self.backlog.wait(of_run.seconds_to_answer)
+        self.is_complete = self.is_complete and not self.backlog
         try:
             self.itself.finish(exit_code=exit_code)
         except Exception as error:
