@@ -54,6 +54,21 @@ def test_the_kernel_is_triton_s(dtype: torch.dtype) -> None:
     assert type(reduction_for([new], [old])).__name__ == "GPUReduction"
 
 
+@pytest.mark.skipif(not ON_GPU, reason="of GPUs")
+def test_it_is_launched_without_triton_s_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the host would spend three times as long on a launch."""
+    from triton.runtime.jit import JITFunction
+
+    new, old = pair((9001,), torch.float32)
+    expected = sums(new, old)
+    reduction = reduction_for([new], [old])
+    result = torch.zeros(1, 5, dtype=torch.float64, device=DEVICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(JITFunction, "run", lambda *words, **named: pytest.fail("Triton has searched"))
+        reduction.measure(result)
+    torch.testing.assert_close(result[0], expected, rtol=1e-6, atol=0)
+
+
 @by_dtype
 def test_sizes(dtype: torch.dtype) -> None:
     pairs = [pair((size,), dtype, seed) for seed, size in enumerate(SIZES)]

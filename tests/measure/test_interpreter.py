@@ -48,8 +48,6 @@ def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atom
     def code(
         kernel: object, signature: dict[str, str], constants: dict[str, object], options: dict[str, object]
     ) -> str:
-        options = dict(options)
-        constants = constants | {"BLOCK": options.pop("BLOCK")}
         source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
         compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
         cubin = tmp_path / "kernel.cubin"
@@ -62,22 +60,25 @@ def test_compiled_16_bytes_go_at_a_time_nothing_spills_and_nothing_is_added_atom
         assert re.findall(r"(STACK|LOCAL):(\d+)", usage) == [("STACK", "0"), ("LOCAL", "0")], usage
         return compiled.asm["ptx"]
 
-    element = {"ELEMENT": gpu.DTYPES[dtype]}
+    element = {"ELEMENT": gpu.DTYPES[dtype], "BLOCK": gpu.BLOCK}
     chunks = code(triton_kernels.measure_chunks, {"table": "*i64", "sums": "*fp64"}, element, gpu._OPTIONS)
     limits = code(triton_kernels.limit_chunks, {"table": "*i64", "limits": "*fp32"}, element, gpu._LIMIT_OPTIONS)
     pointers = {"sums": "*fp64", "firsts": "*i64", "statistics": "*fp64"}
-    layers = code(triton_kernels.sum_layers, pointers, {}, gpu._LAYER_OPTIONS)
+    layers = code(triton_kernels.sum_layers, pointers, {"BLOCK": gpu.LAYER_BLOCK}, gpu._LAYER_OPTIONS)
     atomic = re.compile(r"\b(atom|red)\.")
     assert not atomic.search(chunks + layers + limits)
     pointers = {"table": "*i64", "ranges": "*fp32", "counts": "*i64", "layers": "i32", "is_part": "i32"}
     histograms = code(triton_kernels.count_chunks, pointers, element | {"BINS": 64, "SLOTS": 64}, gpu._OPTIONS)
     assert atomic.search(histograms)
     values = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
+    element["BLOCK"] = sampled_gpu.CHUNK
     pointers = {"table": "*i64", "draw": "i32", "spreads": "*fp64", "snapshot": values, "sums": "*fp64"}
     measured = code(sampled_triton.measure_sample, pointers, element, sampled_gpu._OPTIONS)
     pointers = {"table": "*i64", "draw": "i32", "target": values}
     gathered = code(sampled_triton.gather_sample, pointers, element, sampled_gpu._OPTIONS)
     assert not atomic.search(measured + gathered)
-    for kernel in (chunks, limits, histograms):
+    for kernel in (limits, histograms):
         assert "ld.global.v4.b32" in kernel
+    # On its way to shared memory while another block is worked on.
+    assert re.search(r"cp\.async\.cg\.shared\.global[^;]* 0x10", chunks)
     assert "st.global.v4.b32" in chunks

@@ -125,7 +125,7 @@ PLACES = [
     ("after", "rwc_wandb.study.train.loop.append_metrics", 3),
     ("after", "rwc_wandb.study.train.loop.evaluate", 4),
     ("before", "rwc_wandb.study.train.loop.finish", 1),
-    ("before", "rwc_wandb.study.train.loop.write_pictures", 1),
+    ("before", "rwc_wandb.study.train.output.write_pictures", 1),
     ("before", "rwc_wandb.study.train.loop.write_result", 1),
     ("before", "rwc_wandb.study.train.checkpoint.Checkpoints.remove", 1),
 ]

@@ -40,6 +40,22 @@ def saved_weights(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
 
+def test_without_the_extra_view_a_run_is_complete_and_says_what_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "vl_convert", None)
+        assert main([*QUICK, "--epochs", "1"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "result.yaml" in os.listdir(folder)
+    assert "rwc.html" not in os.listdir(folder)
+    said = capsys.readouterr().out
+    assert f"pip install 'rwc_wandb[view]'; then: rwc-wandb view {folder.relative_to(tmp_path)}" in said
+    assert "cannot be written" not in said
+    assert main(["view", str(folder)]) == 0
+    assert "rwc.html" in os.listdir(folder)
+
+
 def test_a_run_leaves_what_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK, "--epochs", "2", "--seed", "7"]) == 0
     (folder,) = (tmp_path / "runs").iterdir()

@@ -16,6 +16,8 @@ ROOT = Path(rwc_wandb.__file__).parents[1]
 TESTS = ROOT / "tests"
 SWEEPS = ("resnet18.yaml", "vgg19_bn.yaml", "alexnet-mnist.yaml")
 """Those of Table 1 that train on Fashion-MNIST."""
+TRAINER_SIZE = ("--steps=100", "--rounds=8")
+"""Of a GPU's time, half a minute for each kind of training."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,17 @@ def _values(on_gpu: bool) -> list[Part]:
 
 
 def _measurements(out: Path, on_gpu: bool) -> list[Part]:
-    models = ("torchvision:vgg19_bn", "resnet18", "llama:16x2048") if on_gpu else ("timm:test_resnet", "llama:2x64")
-    words = ["--no-step", "--rounds", "30" if on_gpu else "1"]
-    return [_bench(f"measure-{_slug(model)}", ["--model", model, *words], out, 240) for model in models]
+    if not on_gpu:
+        models = ("timm:test_resnet", "llama:2x64")
+        return [
+            _bench(f"measure-{_slug(model)}", ["--model", model, "--no-step", "--rounds=1"], out, 240)
+            for model in models
+        ]
+    return [
+        _bench("measure-vgg19_bn", ["--model=torchvision:vgg19_bn", "--no-step"], out, 240),
+        _bench("measure-resnet18", ["--model=resnet18"], out, 240),
+        _bench("measure-llama-16x2048", ["--model=llama:16x2048", "--no-step"], out, 240),
+    ]
 
 
 def _waits(on_gpu: bool) -> Part:
@@ -80,16 +90,21 @@ def _trainer(out: Path, on_gpu: bool) -> list[Part]:
         words = ["--train", "--model", "timm:test_resnet", "--steps", "1", "--rounds", "1", "--batch-size", "8"]
         return [_bench("trainer-timm-test-resnet", words, out, 240)]
     kinds = [
-        ("resnet18", "bf16"),
-        ("resnet18", "fp32"),
-        ("vgg19_bn", "bf16"),
-        ("alexnet", "bf16"),
-        ("vgg19_bn", "fp32"),
+        ("resnet18", "fp32", True),
+        ("resnet18", "bf16", True),
+        ("resnet18", "fp32", False),
+        ("vgg19_bn", "fp32", True),
+        ("alexnet", "fp32", True),
+        ("resnet18", "bf16", False),
     ]
-    kinds.append(("alexnet", "fp32"))
     return [
-        _bench(f"trainer-{model}-{precision}", ["--train", "--model", model, "--precision", precision], out, 300)
-        for model, precision in kinds
+        _bench(
+            f"trainer-{model}-{precision}{'-compiled' * compiled}",
+            ["--train", f"--model={model}", f"--precision={precision}", *["--compile"] * compiled, *TRAINER_SIZE],
+            out,
+            300,
+        )
+        for model, precision, compiled in kinds
     ]
 
 
@@ -99,7 +114,12 @@ def _table_1(out: Path, data_dir: Path) -> list[Part]:
     ours = [config for config in configs if config.dataset == "fashion_mnist"]
     seeds = list(dict.fromkeys(config.seed for config in ours))
     return [
-        Part(f"table-1-{config.run_name}", [*command_of(config), f"--data-dir={data_dir}"], 530, resumes=True)
+        Part(
+            f"table-1-{config.run_name}",
+            [*command_of(config), "--compile", f"--data-dir={data_dir}"],
+            530,
+            resumes=True,
+        )
         for config in sorted(ours, key=lambda config: seeds.index(config.seed))
     ]
 

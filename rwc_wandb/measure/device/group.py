@@ -68,6 +68,7 @@ class DeviceGroup:
             self._first_rows, rows, dtype = self.reduction.first_rows, self.reduction.rows, torch.float32
         columns = EXACT if samples is None else len(Statistic)
         self.buffer = torch.zeros(capacity, rows, columns, dtype=dtype, device=device)
+        self._slots = self.buffer.unbind()
 
     @property
     def snapshots(self) -> list[Tensor]:
@@ -99,7 +100,7 @@ class DeviceGroup:
 
     def measure(self, slot: int) -> None:
         self._refresh(self._gapped)
-        self.reduction.measure(self.buffer[slot])
+        self.reduction.measure(self._slots[slot])
 
     def move(self, weights: Sequence[Tensor]) -> None:
         """Measure these from here on: as those before in shape, strides, dtype and device, in other memory."""

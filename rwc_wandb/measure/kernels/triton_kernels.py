@@ -49,7 +49,8 @@ def _sums_of_chunk(weights, snapshots, count, BLOCK: tl.constexpr, VECTORS: tl.c
     ratio = tl.zeros([BLOCK], tl.float32)
     # Elements with s != 0 in the lower 16 bits, non-finite elements in the upper.
     counted = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, count, BLOCK):
+    # While it works on a block, the next three are on their way from memory.
+    for start in tl.range(0, count, BLOCK, num_stages=4):
         offsets = _offsets(start, BLOCK, VECTORS)
         stored = _load(weights, offsets, count, VECTORS)
         new = stored.to(tl.float32)

@@ -93,7 +93,8 @@ def evaluate(learner: Learner, must_stop: Callable[[], bool] = lambda: False) ->
         must_stop: asked before each batch. Several processes must all give the same answers.
     """
     accelerator = learner.accelerator
-    model = accelerator.unwrap_model(learner.model)
+    # Not the compiled one: it would be compiled twice more, for evaluation and for the last batch.
+    model = accelerator.unwrap_model(learner.model, keep_torch_compile=False)
     model.eval()
     if accelerator.num_processes > 1:
         # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one. As

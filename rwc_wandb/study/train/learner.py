@@ -120,7 +120,11 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
     loader: DataLoader[int] = DataLoader(
         indices, config.batch_size, shuffle=True, drop_last=lone, pin_memory=device.type == "cuda"
     )
-    if config.compile:
+    if config.compile and device.type == "cuda":
+        # CUDA graphs: the host, which takes longer than the GPU to launch a step of small images, launches two. A graph
+        # has one shape, so an epoch's last batch, which is smaller, has its own.
+        model = torch.compile(model, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
+    elif config.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     model, loader = accelerator.prepare(model, loader, device_placement=[True, False])
     # Accelerate's wrapper of an optimizer has nothing to do here (no scaler, no accumulation), and at every step spends

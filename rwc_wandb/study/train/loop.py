@@ -23,6 +23,7 @@ from rwc_wandb.study.train.output import (
     RESULT_FILE,
     WriteFailures,
     append_metrics,
+    draw,
     folder_to_resume,
     make_folder,
     print_layers,
@@ -43,7 +44,6 @@ from rwc_wandb.study.train.tracking.ending import (
 from rwc_wandb.study.train.tracking.opening import open_training_run
 from rwc_wandb.study.train.tracking.recorded import RecordedRun
 from rwc_wandb.study.train.tracking.rows_file import RowsFile
-from rwc_wandb.view.render import write_pictures
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -201,8 +201,7 @@ def finish(session: Session, folder: Path, run: RecordedRun, metrics: dict[str, 
     look = ""
     if len(monitor.history):
         with failures.of("rwc.html and rwc.png"):
-            write_pictures(monitor.history, folder, title=f"{config.model} on {config.dataset}")
-            look = f" Look at {folder / 'rwc.html'}"
+            look = f" {draw(monitor.history, folder, f'{config.model} on {config.dataset}')}"
     print_layers(session.console, monitor.history)
     failures.say(f"Best test accuracy {session.best:.2%}.{look}")
     if failures.missing:

@@ -22,6 +22,7 @@ from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.files import new_folders, write_whole
 from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.view.render import write_pictures
 
 RESULT_FILE = "result.yaml"
 METRICS_FILE = "metrics.csv"
@@ -182,6 +183,15 @@ def say_epoch(console: Console, progress: Progress, config: TrainConfig, epoch: 
             highlight=False,
             soft_wrap=True,
         )
+
+
+def draw(history: History, folder: Path, title: str) -> str:
+    """Draw the run's charts into its folder; returns where to look or, without the extra `view`, what draws them."""
+    try:
+        write_pictures(history, folder, title)
+    except ModuleNotFoundError as error:
+        return f"{error}; then: rwc-wandb view {folder}"
+    return f"Look at {folder / 'rwc.html'}"
 
 
 def print_layers(console: Console, history: History) -> None:
