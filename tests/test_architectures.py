@@ -42,7 +42,11 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 
 def without_initialisation(build: Callable[[], nn.Module]) -> nn.Module:
     """The initial values do not matter here, and take most of the time."""
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            model = build()
+    except NotImplementedError:
+        # timm 1.0.29's RegNets compute their widths with torch, on the meta device too.
         model = build()
     model.to_empty(device=DEVICE)
     for parameter in model.parameters():
@@ -81,10 +85,7 @@ def test_timm(name: str) -> None:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
-    options: dict[str, Any] = {"weights_backbone": None} if "320" in name or "lraspp" in name else {}
-    if name == "googlenet":
-        # Its initialisation draws by scipy or, from torch 2.11 on, by what knows no meta device.
-        options = {"init_weights": False}
+    options = {"weights_backbone": None} if "320" in name or "lraspp" in name else {}
     model = without_initialisation(lambda: torchvision.models.get_model(name, weights=None, **options))
     assert assert_measured(model) > 10
 

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def check_against_saved_weights(history: History, weights: list[dict[str, torch.
 
 def saved_weights(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(path) for path in sorted(folder.glob("*.pt"))]
+
+
+def test_a_compiled_model_has_the_paper_s_stages_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    words = ["--model", "alexnet", "--image-size", "32", "--limit-train", "36", "--limit-test", "8"]
+    assert main(["train", *words, "--batch-size", "8", "--epochs", "1", "--compile"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    stages = History.load(folder / "rwc.safetensors").stages
+    assert stages == ["early", "middle", "middle", "later", "later", "head", "head", "head"]
 
 
 def test_without_the_extra_view_a_run_is_complete_and_says_what_draws_it(
