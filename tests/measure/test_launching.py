@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rwc_wandb.measure.kernels.launching import launcher, launching_on
+pytest.importorskip("triton")
+from rwc_wandb.measure.kernels.gpu import launcher, launching_on
 
 
 class Kernel:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import skip_first_batches
+from accelerate.state import AcceleratorState
 from measure.processes import verdicts
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rwc_wandb
+from rwc_wandb.study.models import paper_stages
 from rwc_wandb.study.train import epoch, learner
 from rwc_wandb.study.train.config import TrainConfig
 from rwc_wandb.study.train.epoch import Place, evaluate, train_epoch
@@ -192,7 +195,46 @@ def test_images_are_shared_among_ranks_and_resumed(tmp_path: Path) -> None:
         assert all(torch.equal(*pair) for pair in zip(resumed, batches[4:], strict=True))
         torch.save(batches, tmp_path / f"{number}.pt")
     assert not torch.equal(torch.load(tmp_path / "1.pt")[0], torch.load(tmp_path / "2.pt")[0])
-    assert verdicts([shared_among_ranks], 2, tmp_path) == {"shared_among_ranks": ""}
+    cases = [shared_among_ranks, compiled_and_spread_it_is_the_same_network]
+    assert verdicts(cases, 2, tmp_path) == {case.__name__: "" for case in cases}
+
+
+def compiled_and_spread_it_is_the_same_network(_: Path) -> None:
+    """In DDP and `torch.compile` its names, stages and test loss are as without."""
+    words: dict[str, Any] = {"model": "alexnet", "image_size": 32, "limit_train": 16, "limit_test": 8, "batch_size": 8}
+    plain = build(TrainConfig(**words))
+    compile_model = torch.compile
+    torch.compile = partial(compile_model, backend="eager")  # type: ignore[assignment]
+    try:
+        compiled = build(TrainConfig(**words, compile=True))
+    finally:
+        torch.compile = compile_model
+    assert "_orig_mod" in next(iter(compiled.model.state_dict()))
+    assert list(compiled.module.state_dict()) == list(plain.module.state_dict())
+    stages = paper_stages("alexnet", compiled.module)
+    assert stages is not None
+    assert [stages(f"features.{place}") for place in (0, 3, 6, 8, 10)] == [
+        "early",
+        "middle",
+        "middle",
+        "later",
+        "later",
+    ]
+    assert evaluate(compiled) == evaluate(plain)
+
+
+def test_a_compiled_network_in_bf16_has_its_loss_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: dict[str, Any] = {"precision": "bf16", "limit_train": 16, "limit_test": 40}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    AcceleratorState._reset_state()  # One precision per process is its rule.
+    try:
+        plain, compiled = build(TrainConfig(**words)), build(TrainConfig(**words, compile=True))
+        tested = evaluate(compiled)
+        assert tested == evaluate(plain)
+    finally:
+        AcceleratorState._reset_state()
+    assert tested is not None
+    assert torch.tensor(tested["test/loss"]).bfloat16().item() != tested["test/loss"]
 
 
 @pytest.mark.parametrize(("side", "layout"), [(8, torch.contiguous_format), (32, torch.channels_last)])

@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 SWEEPS = ("resnet18.yaml", "vgg19_bn.yaml", "alexnet-mnist.yaml")
 """Those of Table 1 that train on Fashion-MNIST."""
 TRAINER_SIZE = ("--steps=100", "--rounds=8")
-"""Of a GPU's time, half a minute for each kind of training."""
+"""So that a kind of training takes a GPU half a minute, without compilation."""
 
 
 @dataclass(frozen=True)

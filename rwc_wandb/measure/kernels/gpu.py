@@ -8,7 +8,9 @@ beyond 3.4e38 overflow to infinity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -17,7 +19,6 @@ from torch import Tensor
 
 from rwc_wandb.measure.kernels import triton_kernels as kernels
 from rwc_wandb.measure.kernels.flat_memory import flat, shifts
-from rwc_wandb.measure.kernels.launching import launcher, launching_on
 from rwc_wandb.measure.kernels.nested_bins import nested
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -91,6 +92,39 @@ class GPUReduction:
                 BINS=bins, SLOTS=slots, ELEMENT=self._element, BLOCK=BLOCK, **_OPTIONS,
             )  # fmt: skip
         return counts, ranges
+
+
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of the weights."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
+def launcher(
+    kernel: Any, grid: tuple[int, ...], constants: Mapping[str, object], options: Mapping[str, object], *like: object
+) -> Callable[..., object]:
+    """Compile `kernel`; what it returns launches it on `grid` when it is called with arguments of the types and
+    alignment of `like`.
+
+    At each launch Triton looks at all arguments to find what it has compiled for them, which takes the host longer than
+    the launch itself. What it finds does not change here: so it is called as it is.
+
+    Args:
+        grid: of three dimensions.
+        constants: the kernel's last parameters, in its order.
+    """
+    nothing = (0, 1, 1)
+    # A launch of no programs compiles, now and not in the middle of the first step.
+    compiled = kernel[nothing](*like, **constants, **options)
+    values = tuple(constants.values())
+    try:
+        compiled[nothing](*like, *values)
+        launch = compiled[grid]
+    except TypeError:
+        # Triton's interpreter compiles nothing; before 3.3 compiled kernels take no constants.
+        return lambda *arguments: kernel[grid](*arguments, **constants, **options)
+    return lambda *arguments: launch(*arguments, *values)
 
 
 def layer_sums(sums: Tensor, firsts: Tensor, statistics: Tensor) -> Callable[..., object]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from rwc_wandb.measure.kernels.flat_memory import shifts
-from rwc_wandb.measure.kernels.gpu import DTYPES, GPUReduction, layer_sums, sent
-from rwc_wandb.measure.kernels.launching import launcher, launching_on
+from rwc_wandb.measure.kernels.gpu import DTYPES, GPUReduction, launcher, launching_on, layer_sums, sent
 from rwc_wandb.measure.kernels.sampled_reference import ReferenceSampledReduction
 from rwc_wandb.measure.kernels.sampled_triton import gather_sample, measure_sample
 from rwc_wandb.measure.kernels.sampling import Sample

@@ -69,7 +69,9 @@ class TrainConfig:
     precision: str = _option(
         "fp32", "fp32 or bf16 (mixed precision; weights stay fp32; slow on CPUs without bf16)", kinds.PRECISION
     )
-    compile: bool = _option(False, "torch.compile the model", kinds.BOOLEAN)
+    compile: bool = _option(
+        False, "torch.compile the model; on a GPU as CUDA graphs, which pays for small images", kinds.BOOLEAN
+    )
     image_size: int | None = _option(
         None,
         "side of the square images; default: 32, digits 8 where the model allows, imagefolder 224",

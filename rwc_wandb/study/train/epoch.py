@@ -94,7 +94,7 @@ def evaluate(learner: Learner, must_stop: Callable[[], bool] = lambda: False) ->
     """
     accelerator = learner.accelerator
     # Not the compiled one: it would be compiled twice more, for evaluation and for the last batch.
-    model = accelerator.unwrap_model(learner.model, keep_torch_compile=False)
+    model = learner.module
     model.eval()
     if accelerator.num_processes > 1:
         # Batch-norm statistics differ between processes until DDP's next forward pass: take those of the main one. As
@@ -110,7 +110,7 @@ def evaluate(learner: Learner, must_stop: Callable[[], bool] = lambda: False) ->
             return None
         images, labels = learner.test(numbers)
         with accelerator.autocast():
-            logits = model(images)
+            logits = model(images).float()
         add_batch(totals, functional.cross_entropy(logits, labels), logits, labels)
     loss_sum, correct, count = on_host(accelerator.reduce(totals, "sum")).tolist()
     return {"test/loss": loss_sum / count, "test/accuracy": correct / count}

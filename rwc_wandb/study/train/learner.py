@@ -23,11 +23,17 @@ from rwc_wandb.study.train.config import TrainConfig
 
 @dataclass
 class Learner:
-    """What trains: everything that an epoch needs."""
+    """What trains: everything that an epoch needs.
+
+    Attributes:
+        model: what takes the training batches: compiled, spread over processes.
+        module: the network in it, as it was built.
+    """
 
     accelerator: Accelerator
     config: TrainConfig
     model: nn.Module
+    module: nn.Module
     optimizer: torch.optim.Optimizer
     loader: DataLoader[int]
     train: Batches
@@ -112,7 +118,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
         layout = torch.channels_last
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    model = model.to(memory_format=layout)
+    module = model.to(memory_format=layout)
     # A last batch of one image per process has no variance: batch norm cannot train on it.
     lone = len(images) % config.batch_size < 2 * accelerator.num_processes and len(images) > config.batch_size
     indices: Any = range(len(images))
@@ -121,11 +127,11 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
         indices, config.batch_size, shuffle=True, drop_last=lone, pin_memory=device.type == "cuda"
     )
     if config.compile and device.type == "cuda":
-        # CUDA graphs: the host, which takes longer than the GPU to launch a step of small images, launches two. A graph
-        # has one shape, so an epoch's last batch, which is smaller, has its own.
-        model = torch.compile(model, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
+        # CUDA graphs: for small images the host takes longer to launch a step's kernels than the GPU to run them. So it
+        # launches two graphs, forward and backward. A graph has one shape: an epoch's last, smaller batch has its own.
+        model = torch.compile(module, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
     elif config.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+        model = torch.compile(module)  # type: ignore[assignment]
     model, loader = accelerator.prepare(model, loader, device_placement=[True, False])
     # Accelerate's wrapper of an optimizer has nothing to do here (no scaler, no accumulation), and at every step spends
     # 0.3 ms on looking for a package and for the arguments of `zero_grad`.
@@ -140,6 +146,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, images: Images, test
         accelerator,
         config,
         model,
+        module,
         optimizer,
         loader,
         Batches(images, data_set, device, config.seed, layout),

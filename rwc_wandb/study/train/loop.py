@@ -97,7 +97,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         histogram_every=_steps(config.histogram_every, steps_per_epoch),
         layers=config.layers,
         sample=config.sample,
-        stages=paper_stages(config.model, accelerator.unwrap_model(learner.model, keep_torch_compile=False)),
+        stages=paper_stages(config.model, learner.module),
         run=cast("Run | None", run),
         rows="attached" if config.rwc_every == "epoch" and config.histogram_every in ("epoch", None) else "own",
     )

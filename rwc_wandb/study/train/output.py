@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -190,7 +191,9 @@ def draw(history: History, folder: Path, title: str) -> str:
     try:
         write_pictures(history, folder, title)
     except ModuleNotFoundError as error:
-        return f"{error}; then: rwc-wandb view {folder}"
+        if error.name != "vl_convert":
+            raise
+        return f"{error}; then: rwc-wandb view {shlex.quote(str(folder))}"
     return f"Look at {folder / 'rwc.html'}"
 
 

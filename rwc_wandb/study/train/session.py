@@ -47,7 +47,7 @@ class Session:
         if not accelerator.is_main_process:
             return {}
         return {
-            "model": accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).state_dict(),
+            "model": self.learner.module.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
             "monitor": self.monitor.state_dict(),
             "epoch": self.place.epoch,
@@ -60,7 +60,7 @@ class Session:
 
     def load(self, state: dict[str, Any]) -> None:
         accelerator = self.learner.accelerator
-        accelerator.unwrap_model(self.learner.model, keep_torch_compile=False).load_state_dict(state["model"])
+        self.learner.module.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
         if accelerator.is_main_process:
             self.monitor.load_state_dict(state["monitor"])
