@@ -68,17 +68,10 @@ def _values(on_gpu: bool) -> list[Part]:
 
 
 def _measurements(out: Path, on_gpu: bool) -> list[Part]:
+    kinds = [("torchvision:vgg19_bn", ["--no-step"]), ("resnet18", []), ("llama:16x2048", ["--no-step"])]
     if not on_gpu:
-        models = ("timm:test_resnet", "llama:2x64")
-        return [
-            _bench(f"measure-{_slug(model)}", ["--model", model, "--no-step", "--rounds=1"], out, 240)
-            for model in models
-        ]
-    return [
-        _bench("measure-vgg19_bn", ["--model=torchvision:vgg19_bn", "--no-step"], out, 240),
-        _bench("measure-resnet18", ["--model=resnet18"], out, 240),
-        _bench("measure-llama-16x2048", ["--model=llama:16x2048", "--no-step"], out, 240),
-    ]
+        kinds = [(model, ["--no-step", "--rounds", "1"]) for model in ("timm:test_resnet", "llama:2x64")]
+    return [_bench(f"measure-{_slug(model)}", ["--model", model, *words], out, 240) for model, words in kinds]
 
 
 def _waits(on_gpu: bool) -> Part:
