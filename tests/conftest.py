@@ -38,8 +38,12 @@ def forget_wandb() -> None:
     """End W&B's process, and forget the run of an earlier test."""
     # Imported here, so that tests that need no W&B do not import it.
     import wandb
-    from wandb.sdk.lib import module
+    from wandb.sdk.lib import console_capture, module
 
     wandb.teardown()
     # Runs that are disabled, or whose process is gone, are still active now: the next test would log to them.
     module.unset_globals()
+    # A run that a teardown has ended still takes what is printed, and writes an error to the log of the next test's run
+    # for each line.
+    console_capture._stdout_callbacks.clear()
+    console_capture._stderr_callbacks.clear()
