@@ -12,8 +12,16 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to. When the block ends it becomes `path`; after an error it is gone, and `path` as it was."""
     unfinished = path.with_name(path.name + ".tmp")
+    mode: int | None = None
+    with contextlib.suppress(OSError):
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
     try:
         yield unfinished
+        if mode is not None:
+            # safetensors lets nobody but the owner read what it writes.
+            with contextlib.suppress(OSError):
+                unfinished.chmod(mode)
         unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -47,6 +47,9 @@ class RWCCallback(Callback):
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger" and trainer.is_global_zero:
                 options.setdefault("run", logger.experiment)
+        if trainer.fast_dev_run:
+            # Lightning leaves the loggers out, and with them the run.
+            options.setdefault("run", False)
         self.monitor = begin(pl_module, trainer.optimizers, options)
         saved, self._saved = self._saved, {}
         if self.monitor is not None and saved:

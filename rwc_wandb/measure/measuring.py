@@ -78,6 +78,9 @@ class Measuring:
         step = count.step if self._ranks is None else self._calls
         if self._histogram_every and step % self._histogram_every < every:
             histograms = HistogramsUnderway(groups, len(self._layers), self._ranks)
+        if groups and self._readback.slot == len(groups[0].buffer):
+            # An interrupt (Ctrl-C in a notebook) came between the last measurement of a row and its sending.
+            self._readback.leave(groups)
         for group in groups:
             group.measure(self._readback.slot)
         jumped = self._jumped | self.tracked.gone
@@ -190,6 +193,9 @@ class Measuring:
         self._count.step -= arrived.skipped
         self._delivery.take_in(arrived)
 
+    # Snapshots that are taken within the user's inference mode could not be written to outside it.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _follow_weights(self) -> None:
         self._readback.leave(self.tracked.groups)
         jumped, changed = self.tracked.follow()

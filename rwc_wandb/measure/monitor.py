@@ -7,6 +7,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -93,7 +94,7 @@ class Monitor:
 
     @step.setter
     def step(self, step: int) -> None:
-        self._count.step = step
+        self._count.step = index(step)
 
     @property
     def history(self) -> History:
@@ -212,9 +213,8 @@ class Monitor:
             action()
         except Exception as error:
             if not self.closed:
-                acts: list[Callable[[], None]] = [self._measuring.abandon]
-                acts += [self._ranks.leave] if self._ranks is not None else []
-                for act in [*acts, self._delivery.end_row, self._release, self._delivery.end]:
+                leave = [self._ranks.leave] if self._ranks is not None else []
+                for act in [self._measuring.abandon, *leave, self._delivery.end_row, self._release, self._delivery.end]:
                     with contextlib.suppress(Exception):
                         act()
             reason = described(error)

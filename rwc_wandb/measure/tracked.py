@@ -156,7 +156,7 @@ class TrackedWeights:
                 continue
             # Every element is on one rank and 0 elsewhere: their sum is the layer.
             shape = layer.shape if sample is None else (sample.slots,)
-            whole = torch.zeros(shape, dtype=torch.promote_types(layer.parameter.dtype, torch.float32))
+            whole = torch.zeros(shape, dtype=torch.promote_types(layer.parameter.dtype, torch.float32), device="cpu")
             if index in mine:
                 part = mine[index].cpu().to(whole.dtype)
                 piece.write(whole, part) if sample is None else sample.write(whole, part, self.drawn)

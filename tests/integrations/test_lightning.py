@@ -257,3 +257,12 @@ def test_weights_that_cannot_be_measured_stop_no_training(tmp_path: Path) -> Non
     assert trainer.global_step == 12
     assert callback.monitor is None
     assert callback.state_dict() == {}
+
+
+def test_a_trial_run_without_loggers(tmp_path: Path) -> None:
+    """`fast_dev_run` leaves Lightning's loggers out, and there is no run to log to."""
+    pl = importlib.import_module("lightning.pytorch")
+    weights, callback = Weights(), RWCCallback()
+    fit(pl, module(pl, weights), callback, tmp_path, fast_dev_run=3)
+    assert callback.monitor is not None
+    assert callback.monitor.history.steps.tolist() == [1, 2, 3]

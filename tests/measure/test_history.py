@@ -180,3 +180,10 @@ def whole_file() -> bytes:
         path = Path(folder) / "whole"
         filled(6).save(path)
         return path.read_bytes()
+
+
+def test_who_may_read_other_new_files_may_read_a_series(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    History(["a"], ["early"], [1]).save(tmp_path / "rwc.safetensors")
+    assert (tmp_path / "rwc.safetensors").stat().st_mode == other.stat().st_mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from outsider import model, run, step, weights
+from outsider import Recorder, assert_equals, model, run, step, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwc_wandb import MonitoringStopped, elementwise_relative_weight_change, watch
+from rwc_wandb.measure.device.readback import ReadBack
 from rwc_wandb.measure.tracked import TrackedWeights
 
 
@@ -230,3 +232,59 @@ def test_bad_optimizer_and_model() -> None:
         watch(model(), "sgd", run=False)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Module"):
         watch(None, run=False)  # type: ignore[arg-type]
+
+
+def test_a_step_is_a_plain_number() -> None:
+    """NumPy's have no place in a checkpoint that `torch.load(weights_only=True)` reads, nor in JSON."""
+    network = model()
+    monitor = watch(network, run=False)
+    for epoch in np.arange(1, 4):
+        monitor.measure(epoch)
+    assert type(monitor.state_dict()["counters"]["step"]) is int
+    monitor.step = np.int64(7)
+    assert type(monitor.step) is int
+    with pytest.raises(TypeError):
+        monitor.measure(1.5)  # type: ignore[arg-type]
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2, 3]
+
+
+def test_weights_that_are_replaced_within_inference_mode() -> None:
+    """In bfloat16, which plain torch measures: it refuses to write to what was made within."""
+    network = model(torch.bfloat16)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    step(optimizer, network)
+    network[3].weight = nn.Parameter(network[3].weight.detach().clone())
+    with torch.inference_mode():
+        monitor.measure()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(3):
+        step(optimizer, network)
+        monitor.measure()
+    monitor.close()
+    assert monitor.history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert np.isfinite(monitor.history.rwc[2:]).all()
+    assert (monitor.history.rwc[2:] > 0).all()
+
+
+def test_an_interrupt_before_a_row_is_sent_costs_no_later_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a notebook, which then goes on with the same monitor."""
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False, log_every=3)
+    recorder = Recorder(weights(network))
+    take = ReadBack.take
+
+    def take_and_interrupt(*words: Any) -> None:
+        take(*words)
+        if monitor.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReadBack, "take", take_and_interrupt)
+    for number in range(1, 9):
+        with pytest.raises(KeyboardInterrupt) if number == 3 else contextlib.nullcontext():
+            step(optimizer, network)
+        recorder.note()
+    monitor.close()
+    assert_equals(monitor, recorder)

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from histories import made_up
 
@@ -59,3 +60,28 @@ def test_what_came_before_a_pause_is_saved_in_the_pause(tmp_path: Path, monkeypa
         assert time.monotonic() < end
         time.sleep(0.02)
     assert len(History.load(path)) == len(history)
+
+
+def test_a_signal_whose_handler_ends_the_run_while_a_save_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(["a"], ["early"], [1])
+    history.append([1], np.ones((1, 1)), np.ones((1, 1)))
+    file = SeriesFile(tmp_path / "rwc.safetensors")
+    start = threading.Thread.start
+
+    def start_and_end(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        file.keep(history)
+        file.finish(history)
+        start(thread)
+
+    def keep() -> None:
+        monkeypatch.setattr(threading.Thread, "start", start_and_end)
+        file.keep(history)
+
+    trainer = threading.Thread(target=keep, daemon=True)
+    trainer.start()
+    trainer.join(30)
+    assert not trainer.is_alive()
+    assert History.load(file.path).steps.tolist() == [1]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +15,7 @@ import torch
 from outsider import Recorder, assert_equals, model, weights
 from torch import Tensor, nn
 
-from rwc_wandb import watch
+from rwc_wandb import MonitoringStopped, watch
 
 
 def gradients(network: nn.Module) -> None:
@@ -154,3 +159,89 @@ def test_a_step_that_calls_that_of_its_superclass(number: int) -> None:
             optimizers[0].fails = False
     monitor.close()
     assert_equals(monitor, recorder)
+
+
+def hooks_of(optimizer: torch.optim.Optimizer) -> int:
+    return len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_closing_in_the_middle_of_a_step_ends_no_training(elsewhere: bool) -> None:
+    """torch goes through its hooks: a hook of the user closes the monitor, here or in another thread."""
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    later: list[int] = []
+
+    def close(*_: object) -> None:
+        later.append(1)
+        if later.count(1) == 2:
+            if elsewhere:
+                thread = threading.Thread(target=monitor.close)
+                thread.start()
+                thread.join()
+            else:
+                monitor.close()
+
+    optimizer.register_step_post_hook(close)
+    optimizer.register_step_post_hook(lambda *_: later.append(0))
+    recorder = Recorder(weights(network))
+    for number in range(4):
+        gradients(network)
+        optimizer.step()
+        if number < 2:
+            recorder.note()
+    assert later == [1, 0] * 4
+    assert monitor.closed
+    assert_equals(monitor, recorder)
+
+
+def test_one_of_two_monitors_that_fails_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    failing, other = watch(network, optimizer, run=False), watch(network, optimizer, run=False)
+    recorder = Recorder(weights(network))
+    for number in range(4):
+        if number == 2:
+            monkeypatch.setattr(failing._measuring.tracked, "changed", lambda: 1 / 0)
+        gradients(network)
+        with pytest.warns(MonitoringStopped) if number == 2 else contextlib.nullcontext():
+            optimizer.step()
+        recorder.note()
+    other.close()
+    assert failing.history.steps.tolist() == [1, 2]
+    assert_equals(other, recorder)
+    before = hooks_of(optimizer)
+    with watch(network, optimizer, run=False):
+        assert hooks_of(optimizer) == before + 1
+    assert hooks_of(optimizer) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_trains_on_unmeasured() -> None:
+    """Its weights are the parent's no more, nor has it the parent's threads."""
+    code = """
+import os, torch
+from torch import nn
+from rwc_wandb import watch
+torch.set_num_threads(2)
+model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(2)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+monitor = watch(model, optimizer, run=False)
+def step():
+    for layer in model:
+        layer.weight.grad = layer.weight.detach() / 2
+    optimizer.step()
+step()
+if not (child := os.fork()):
+    # torch's own threads do not live on either.
+    torch.set_num_threads(1)
+    step()
+    os._exit(monitor.step)
+assert os.waitpid(child, 0)[1] >> 8 == 1
+step()
+monitor.close()
+print(monitor.history.steps.tolist(), monitor.history.rwc.round(6).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[1, 2] [[0.25, 0.25], [0.25, 0.25]]\n", done.stderr

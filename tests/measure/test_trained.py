@@ -299,3 +299,25 @@ def test_a_training_that_ends_as_it_should_says_nothing() -> None:
         with watch(network, optimizer, run=False):
             step(optimizer, network)
             network.load_state_dict({name: value * 2 for name, value in network.state_dict().items()})
+
+
+@pytest.mark.parametrize("way", ["in place of a group", "to a group"])
+def test_a_parameter_added_without_one_more_group(way: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD([{"params": network[0].parameters()}, {"params": network[1].parameters()}], lr=0.1)
+    monitor = watch(network, optimizer, run=False)
+    recorder = Recorder(weights(network))
+    for index in range(5):
+        if index == 2:
+            if way == "to a group":
+                optimizer.param_groups[0]["params"].extend(network[2].parameters())
+            else:
+                optimizer.param_groups.pop()
+                optimizer.add_param_group({"params": network[2].parameters()})
+        step(optimizer, network)
+        recorder.note()
+    monitor.close()
+    expected = recorder.series()
+    expected[:3, 2] = np.nan
+    assert monitor.history.layers == ["0", "1", "2"]
+    np.testing.assert_allclose(monitor.history.rwc, expected, rtol=1e-6)

@@ -43,7 +43,7 @@ class HistogramsUnderway:
         self._counts = np.zeros((2, layers, HISTOGRAM_BINS), np.int64)
         self._ranges = np.zeros((2, layers, 2), np.float32)
         self._ranks = ranks
-        self._reach = torch.empty(0)
+        self._reach = torch.empty(0, device="cpu")
         self._compared: Any = None
         self._added: Any = None
 

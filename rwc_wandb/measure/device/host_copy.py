@@ -22,7 +22,7 @@ class HostMemory:
         if large_enough:
             memory = self._free.pop(min(large_enough, key=lambda index: self._free[index].numel()))
         else:
-            memory = torch.empty(size, dtype=torch.uint8, pin_memory=like.is_cuda)
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=like.is_cuda, device="cpu")
         return memory, memory[:size].view(like.dtype).view(like.shape)
 
     def give_back(self, memory: Sequence[Tensor]) -> None:

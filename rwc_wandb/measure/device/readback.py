@@ -163,7 +163,7 @@ class ReadBack:
 
     def _unpacked(self, batch: Batch) -> Arrived:
         if batch.packed is None:
-            return Arrived([], torch.empty(0, *self._shape, dtype=torch.float64), 0, batch.ends_row)
+            return Arrived([], torch.empty(0, *self._shape, dtype=torch.float64, device="cpu"), 0, batch.ends_row)
         measurements = [measurement for part in batch.parts for measurement in part.measurements]
         statistics = batch.packed[:, :-1].unflatten(1, self._shape)
         # Every rank counts the same calls.

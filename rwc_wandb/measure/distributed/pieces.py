@@ -100,7 +100,7 @@ def _dtensor_piece(tensor: DTensor) -> Piece:
         # A shard is what some indices of each dimension select: as many numbers as the dimensions are long.
         for dim, length in enumerate(shape):
             own = [place if getattr(place, "dim", None) == dim else Replicate() for place in placements]
-            along = torch.arange(length).view([-1 if one == dim else 1 for one in range(len(shape))])
+            along = torch.arange(length, device="cpu").view([-1 if one == dim else 1 for one in range(len(shape))])
             yield part_of(along, own).cpu()
 
     def write(whole: Tensor, part: Tensor) -> None:
@@ -140,7 +140,9 @@ def _slice(weight: Tensor, first: int, last: int) -> Piece:
         return flat(torch.empty_like(weight, dtype=whole.dtype, device=whole.device).copy_(whole))[start:stop]
 
     def write(whole: Tensor, part: Tensor) -> None:
-        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype).copy_(whole)
+        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype, device="cpu").copy_(
+            whole
+        )
         flat(in_memory_order)[start:stop] = part
         whole.copy_(in_memory_order)
 

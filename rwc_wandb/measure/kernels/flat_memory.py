@@ -49,4 +49,4 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
     integers = [part.view(_INTEGERS.get(part.element_size(), torch.int32)) for part in parts]
     # As int32, which wraps round: torch then makes no copy of those in 32 and 64 bits.
     sums = [part.sum(dtype=torch.int32).to("cpu") for part in integers]
-    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.int64)
+    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.int64, device="cpu")

@@ -53,7 +53,7 @@ class GPUReduction:
         self._element = DTYPES[weights[0].dtype]
         parts = [_chunks(*pair, layer) for layer, pair in enumerate(zip(self.weights, self.snapshots, strict=True))]
         self._table = sent(torch.cat(parts), self._device)
-        self._firsts = sent(torch.tensor([0] + [len(part) for part in parts]).cumsum(0), self._device)
+        self._firsts = sent(torch.tensor([0] + [len(part) for part in parts], device="cpu").cumsum(0), self._device)
         self._sums = torch.empty(5, len(self._table), dtype=torch.float64, device=self._device)
         statistics = torch.empty(len(weights), 5, dtype=torch.float64, device=self._device)
         with launching_on(self._device):
@@ -72,7 +72,7 @@ class GPUReduction:
             self._sum_layers(self._sums, self._firsts, statistics)
 
     def move(self, weights: Sequence[Tensor]) -> None:
-        by_layer = sent(torch.tensor(shifts(weights, self.weights)), self._device)
+        by_layer = sent(torch.tensor(shifts(weights, self.weights), device="cpu"), self._device)
         self._table[:, 0].add_(by_layer[self._table[:, 3]])
         self.weights = list(weights)
 
@@ -140,6 +140,6 @@ def sent(table: Tensor, device: torch.device) -> Tensor:
 
 def _chunks(weight: Tensor, snapshot: Tensor, layer: int) -> Tensor:
     """The rows of a layer in the kernels' table: int64 [ceil(elements / CHUNK), 4]."""
-    starts = torch.arange(0, weight.numel(), CHUNK)
+    starts = torch.arange(0, weight.numel(), CHUNK, device="cpu")
     addresses = [tensor.data_ptr() + starts * tensor.element_size() for tensor in (weight, snapshot)]
     return torch.stack([*addresses, (weight.numel() - starts).clamp(max=CHUNK), torch.full_like(starts, layer)], 1)

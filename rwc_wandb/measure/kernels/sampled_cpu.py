@@ -41,7 +41,7 @@ class CPUSampledReduction(ReferenceSampledReduction):
         self.dense = CPUReduction if self.is_compiled else ReferenceReduction
         self._one = np.float32(1) if weights[0].dtype == torch.float32 else np.float64(1)
         self._bits = BITS[weights[0].element_size()]
-        self._nan = self._as_bits(torch.tensor([torch.nan], dtype=weights[0].dtype))[0]
+        self._nan = self._as_bits(torch.tensor([torch.nan], dtype=weights[0].dtype, device="cpu"))[0]
         slots = np.cumsum([0, *self.counts])
         table = [
             (weight.data_ptr(), weight.numel(), slot + start, min(CHUNK, count - start), layer, sample.first + start,

@@ -45,7 +45,7 @@ class GPUSampledReduction(ReferenceSampledReduction):
             )
         ]
         self._table = torch.cat(parts).to(self._device)
-        self._firsts = torch.tensor([0] + [len(part) for part in parts]).cumsum(0).to(self._device)
+        self._firsts = torch.tensor([0] + [len(part) for part in parts], device="cpu").cumsum(0).to(self._device)
         self._spreads = torch.tensor([sample.spread for sample in samples], dtype=torch.float64, device=self._device)
         self._sums = torch.empty(8, len(self._table), dtype=torch.float64, device=self._device)
         statistics = torch.empty(len(weights), 8, dtype=torch.float64, device=self._device)
@@ -68,7 +68,7 @@ class GPUSampledReduction(ReferenceSampledReduction):
             self._sum_layers(self._sums, self._firsts, statistics)
 
     def move(self, weights: Sequence[Tensor]) -> None:
-        by_layer = sent(torch.tensor(shifts(weights, self.weights)), self._device)
+        by_layer = sent(torch.tensor(shifts(weights, self.weights), device="cpu"), self._device)
         self._table[:, 0].add_(by_layer[self._table[:, 4]])
         super().move(weights)
 
@@ -79,7 +79,7 @@ class GPUSampledReduction(ReferenceSampledReduction):
 
 def _chunks(weight: Tensor, slot: int, count: int, layer: int, sample: Sample) -> Tensor:
     """The rows of a layer in the kernels' table: int64 [ceil(count / CHUNK), 9]."""
-    starts = torch.arange(0, count, CHUNK)
+    starts = torch.arange(0, count, CHUNK, device="cpu")
     same = [sample.key, sample.length, sample.start]
     varying = [slot + starts, (count - starts).clamp(max=CHUNK), torch.full_like(starts, layer), sample.first + starts]
     fixed = [torch.full_like(starts, number) for number in (weight.data_ptr(), weight.numel())]

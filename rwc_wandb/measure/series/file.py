@@ -33,7 +33,8 @@ class SeriesFile:
         """What is to be saved when that is due."""
         self._thread: threading.Thread | None = None
         """The one that saves; None when there is nothing to save."""
-        self._lock = threading.Lock()
+        # A handler of a signal may end the run where this thread holds the lock.
+        self._lock = threading.RLock()
         self._is_ending = threading.Event()
         self._due = 0.0
 
@@ -42,12 +43,14 @@ class SeriesFile:
         with self._lock:
             self._latest = history.frozen()
             # One that an error has ended, of memory say, is not None.
-            if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._save_when_due, daemon=True)
-                # Where the interpreter ends and starts none any more (see `Worker`), `finish` is next.
-                with suppress(RuntimeError):
-                    thread.start()
-                    self._thread = thread
+            if self._thread is not None and self._thread.is_alive():
+                return
+        # Not under the lock, for which the new thread would wait while a signal's handler waits for that thread.
+        thread = threading.Thread(target=self._save_when_due, daemon=True)
+        # Where the interpreter ends and starts none any more (see `Worker`), `finish` is next.
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def finish(self, history: History) -> None:
         """Save all of it, now.

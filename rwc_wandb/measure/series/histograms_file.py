@@ -51,7 +51,9 @@ class HistogramsFile:
                     self._thread = None
                     return
                 layers, one = self._unwritten.popleft()
-            counts, ranges = one.counts.tolist(), one.ranges.tolist()
-            line = json.dumps({"step": one.step, "layers": layers, "counts": counts, "ranges": ranges}) + "\n"
-            with suppress(OSError), self.path.open("a") as file:
-                file.write(line)
+            # An error costs this line, not those that follow.
+            with suppress(OSError, MemoryError):
+                counts, ranges = one.counts.tolist(), one.ranges.tolist()
+                line = json.dumps({"step": one.step, "layers": layers, "counts": counts, "ranges": ranges}) + "\n"
+                with self.path.open("a") as file:
+                    file.write(line)

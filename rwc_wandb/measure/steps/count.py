@@ -40,7 +40,11 @@ class StepCount:
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"step": self.step, "calls": self.calls, "skips": torch.tensor([float(flag) for flag in self.flags])}
+        return {
+            "step": self.step,
+            "calls": self.calls,
+            "skips": torch.tensor([float(flag) for flag in self.flags], device="cpu"),
+        }
 
     def resume(self, counters: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
