@@ -101,6 +101,19 @@ def test_a_local_sweep_says_that_it_stops_no_run_early(capsys: pytest.CaptureFix
     assert f"{path}: early_terminate is for W&B's agents; here every run goes on to its last epoch." in said
 
 
+def test_a_local_sweep_takes_its_own_runs_where_another_has_the_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("method: grid\nparameters: {epochs: {value: 20}}")
+    ours = leave_run(tmp_path / "runs", "resnet18", "digits", 0, {}, accuracy=0.75)
+    ours.rename(ours.with_name(f"{ours.name}-2"))
+    leave_run(tmp_path / "runs", "resnet18", "digits", 0, {}, accuracy=0.25, learning_rate=0.5)
+    assert main(["sweep", "--local", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "75.00%" in said
+    assert "25.00%" not in said
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_named_after_it(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("method: grid\nparameters: {lr: {values: [0.1, 0.2]}, seed: {values: [0, 1]}}")
