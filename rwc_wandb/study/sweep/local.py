@@ -37,6 +37,8 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
         folder_to_resume(config)
         _make_logs(config)
     console = Console()
+    # rich takes 80 columns for a file, which would break the names.
+    console = console if console.is_terminal else Console(width=120)
     failed: dict[str, str] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -95,8 +97,8 @@ def _train(config: TrainConfig) -> str:
 
 def _table(configs: Sequence[TrainConfig], failed: dict[str, str]) -> Table:
     table = Table(title=f"{len(configs)} runs")
-    for heading in ("run", "state"):
-        table.add_column(heading)
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
     for heading in ("epochs", "last test accuracy", "best"):
         table.add_column(heading, justify="right")
     for config in configs:
