@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -310,7 +311,7 @@ def test_models_that_are_gone_are_not_kept(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import atexit, json, sys, torch
+import atexit, json, signal, sys, torch
 atexit.register(lambda: print(getattr(sys, "last_value", None)))
 torch.manual_seed(0)
 model = torch.nn.Linear(3, 2)
@@ -326,6 +327,8 @@ class Odd(Exception): pass
 ending = sys.argv[-1]
 if ending == "raise":
     raise Odd("as ever")
+if ending == "interrupt":
+    signal.raise_signal(signal.SIGINT)
 sys.exit(int(ending) if ending.isdecimal() else ending)
 """
 
@@ -349,6 +352,7 @@ def started(folder: Path, *words: str, **variables: str) -> subprocess.Popen[str
     [
         ["package/train.py", "--every", "x", "--", "-m", "7"],
         ["package/train.py", "raise"],
+        ["package/train.py", "interrupt"],
         ["-m", "package.train", "--log-every", "5"],
     ],
 )
@@ -356,10 +360,12 @@ def test_the_script_does_not_notice(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "train.py").write_text(SCRIPT)
     plain = started(tmp_path, *words)
-    ours = started(tmp_path, "-m", "rwc_wandb", "run", "--log-every", "1", *words, WANDB_MODE="offline")
+    separator = [] if words[0] == "-m" else ["--"]
+    command = ["-m", "rwc_wandb", "run", "--log-every", "1", *separator, *words]
+    ours = started(tmp_path, *command, WANDB_MODE="offline")
     stdout, stderr = plain.communicate(timeout=300)
     our_stdout, our_stderr = ours.communicate(timeout=300)
-    assert ours.returncode == plain.returncode == {"7": 7, "5": 5}.get(words[-1], 1)
+    assert ours.returncode == plain.returncode == {"7": 7, "5": 5, "interrupt": -signal.SIGINT}.get(words[-1], 1)
     assert our_stdout == stdout  # with the trained weights in it
     assert [line for line in our_stderr.splitlines() if not line.startswith("rwc-wandb: ")] == stderr.splitlines()
     assert "W&B is offline (WANDB_MODE is offline); later: wandb login, then wandb sync " in our_stderr

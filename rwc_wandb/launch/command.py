@@ -49,16 +49,19 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: there is no such script.
         SystemExit, KeyboardInterrupt: the script's.
     """
-    if not arguments.words:
+    words: list[str] = arguments.words
+    if words[:1] == ["--"]:
+        words = words[1:]
+    if not words:
         raise UserError(
             "run takes the path of a script, or -m and the name of a module; then the script's own arguments."
         )
-    script = arguments.words[0]
+    script = words[0]
     if not arguments.is_module and not Path(script).is_file():
         raise UserError(
             f"{script!r}: there is no such file; give the path of a script, or -m and the name of a module."
         )
-    sys.argv = list(arguments.words)
+    sys.argv = list(words)
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.getcwd() if arguments.is_module else str(Path(script).resolve().parent)
     if arguments.is_module and not _is_module(script):
@@ -79,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         exit_code = 0
     except SystemExit as leaving:
         exit_code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        raise
+    except KeyboardInterrupt as error:
+        _show_only(error, _of_the_script(error.__traceback__))
         raise
     except Exception as error:
         # As python ends a script: its W&B run learns from the hook that it failed, what runs at exit from `last_value`.
@@ -123,6 +129,18 @@ def _of_the_script(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
         traceback = traceback.tb_next
     return traceback
+
+
+def _show_only(error: BaseException, traceback: TracebackType | None) -> None:
+    """Have python, which ends by this error, print only this traceback of it."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], raised: BaseException, all_frames: TracebackType | None) -> None:
+        shown = traceback if raised is error else all_frames
+        # Python prints the traceback that the error has, not the one that the hook is given.
+        previous(kind, raised.with_traceback(shown), shown)
+
+    sys.excepthook = hook
 
 
 def _steps(word: str) -> int:

@@ -180,3 +180,15 @@ def test_the_command_judges_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert "does not hold" in printed
     assert "No run speaks to claim 3" in printed
+
+
+def test_one_seed_shows_where_the_two_averages_disagree(tmp_path: Path) -> None:
+    order = {"early": 1.0, "middle": 2.0, "later": 3.0, "head": 4.0}
+    leave_run(tmp_path / "runs", "alexnet", "mnist", 0, order, elementwise=order | {"early": 5.0})
+    assert main(["claims", str(tmp_path / "runs"), "--output", str(tmp_path / "claims.md")]) == 0
+    rows = [line for line in (tmp_path / "claims.md").read_text("utf-8").splitlines() if line.startswith("| 5 |")]
+    assert rows == [
+        "| 5 | alexnet on mnist | early < middle | x2 | 1 | not enough runs |",
+        "| 5 | alexnet on mnist | early < middle, element-wise | x0.4 | 1 | not enough runs |",
+        "| 5 | alexnet on mnist | middle < later | x1.5 | 1 | not enough runs |",
+    ]

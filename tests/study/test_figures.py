@@ -62,7 +62,7 @@ def test_runs_of_two_learning_rates_are_never_the_same_run(tmp_path: Path, capsy
     assert not capsys.readouterr().err
     for wrong, sentence in (
         ("lr=0.2", "--where lr=0.2: no finished run has it; lr is 0.1, 0.5 in these runs."),
-        ("lr=x", "--lr x: it takes a finite number above 0"),
+        ("lr=x", "--where lr=x: lr takes a finite number above 0"),
         ("rate=1", "--where rate=1: it takes OPTION=VALUE with one of model, dataset"),
     ):
         with pytest.raises(UserError) as refused:

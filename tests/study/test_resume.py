@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from made_up_runs import leave_run
 
 from rwc_wandb import History
 from rwc_wandb.cli import main
+from rwc_wandb.errors import UserError
 from rwc_wandb.study.train.checkpoint import Checkpoints
-from rwc_wandb.study.train.output import read_result
+from rwc_wandb.study.train.config import TrainConfig
+from rwc_wandb.study.train.output import folder_to_resume, read_result
 
 # A small network with dropout.
 MODEL = ["--model", "torchvision:squeezenet1_1", "--image-size", "24"]
@@ -192,3 +196,43 @@ def test_a_finished_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureF
 def test_other_settings_are_not_resumed(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words(undisturbed.parent), "--lr", "0.5"]) == 2
     assert "holds a run with lr 0.02, not 0.5" in capsys.readouterr().err
+
+
+def test_a_repeated_run_is_resumed_in_its_own_folder(undisturbed: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(undisturbed, tmp_path / "runs" / undisturbed.name)
+    second = first.with_name(f"{first.name}-2")
+    command = [sys.executable, "-m", "rwc_wandb", *words(tmp_path / "runs")]
+    command.remove("--resume")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(process, second, "checkpoints/step-*.pt")
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert "the same command with --resume goes on" in said
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    assert "Resumed in epoch" in finished(start(tmp_path / "runs"))
+    assert_same(second, undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {first.name, second.name}
+
+
+def test_the_newest_unfinished_folder_is_resumed(tmp_path: Path) -> None:
+    """Folders 1 to 5: ours, unfinished; ours, finished; another run's; ours, unfinished; ours, finished."""
+    config = TrainConfig(output=str(tmp_path))
+    folders = [config.run_folder, *(config.run_folder.with_name(f"{config.run_name}-{n}") for n in range(2, 6))]
+    for folder, rate in reversed(list(zip(folders, [0.02, 0.02, 0.5, 0.02, 0.02], strict=True))):
+        made = leave_run(tmp_path, "resnet18", "digits", 0, {}, epochs=50, learning_rate=rate)
+        if folder in (folders[0], folders[3]):
+            (made / "result.yaml").unlink()
+        made.rename(folder)
+    assert folder_to_resume(config) == folders[3]
+    shutil.rmtree(folders[3])
+    assert folder_to_resume(config) == folders[0]
+    # The first holds another run: ours is still found, and the message comes only where none is ours.
+    folders[0].rename(tmp_path / "away")
+    folders[2].rename(folders[0])
+    assert folder_to_resume(config) == folders[1]
+    shutil.rmtree(folders[1])
+    with pytest.raises(UserError, match=r"seed0 holds a run with lr 0\.5, not 0\.02: name another --output"):
+        folder_to_resume(config)
+    shutil.rmtree(folders[0])
+    assert folder_to_resume(config) is None

@@ -101,6 +101,42 @@ def test_a_local_sweep_says_that_it_stops_no_run_early(capsys: pytest.CaptureFix
     assert f"{path}: early_terminate is for W&B's agents; here every run goes on to its last epoch." in said
 
 
+def test_a_local_sweep_takes_its_own_runs_where_another_has_the_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("method: grid\nparameters: {epochs: {value: 20}}")
+    ours = leave_run(tmp_path / "runs", "resnet18", "digits", 0, {}, accuracy=0.75)
+    ours.rename(ours.with_name(f"{ours.name}-2"))
+    leave_run(tmp_path / "runs", "resnet18", "digits", 0, {}, accuracy=0.25, learning_rate=0.5)
+    assert main(["sweep", "--local", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "75.00%" in said
+    assert "25.00%" not in said
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_the_closing_table_has_whole_names(
+    columns: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a file, and in a terminal of 80 columns."""
+    if columns:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", columns)
+    model, rates = "torchvision:efficientnet_v2_s", (0.125, 0.25)
+    path, output = tmp_path / "sweep.yaml", tmp_path / "runs"
+    fixed = f"model: {{value: {model}}}, epochs: {{value: 20}}, momentum: {{values: [0.5, 0.75]}}"
+    path.write_text(f"method: grid\nparameters: {{{fixed}, lr: {{values: {list(rates)}}}}}")
+    names = [f"torchvision-efficientnet_v2_s-digits-seed0-momentum{m}-lr{rate}" for m in (0.5, 0.75) for rate in rates]
+    for name in names:
+        momentum, rate = name.split("-momentum")[1].split("-lr")
+        settings = {"name": name, "momentum": float(momentum), "learning_rate": float(rate)}
+        leave_run(output, model, "digits", 0, {}, **settings)
+    assert main(["sweep", "--local", str(path), "--output", str(output)]) == 0
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(rows) == "".join(names)
+    assert columns or rows == names
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_named_after_it(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("method: grid\nparameters: {lr: {values: [0.1, 0.2]}, seed: {values: [0, 1]}}")

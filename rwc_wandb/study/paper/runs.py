@@ -111,7 +111,11 @@ def _with_setting(runs: Sequence[StudyRun], condition: str) -> list[StudyRun]:
     name, _, text = condition.partition("=")
     if name not in OPTIONS:
         raise UserError(f"--where {shlex.quote(condition)}: it takes OPTION=VALUE with one of {', '.join(OPTIONS)}.")
-    wanted = parsed(OPTIONS[name], text)
+    try:
+        wanted = parsed(OPTIONS[name], text)
+    except UserError:
+        takes = OPTIONS[name].metadata["kind"].takes
+        raise UserError(f"--where {shlex.quote(condition)}: {name} takes {takes}.") from None
     chosen = [run for run in runs if run.config.get(name) == wanted]
     if not chosen:
         there = ", ".join(sorted({str(run.config.get(name)) for run in runs}))

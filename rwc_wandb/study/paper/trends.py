@@ -104,6 +104,10 @@ class Trend:
         return t_interval(self.values)
 
     @property
+    def mean_agrees(self) -> bool:
+        return self.agrees[0] < self.interval.mean < self.agrees[1]
+
+    @property
     def verdict(self) -> str:
         """holds: the whole interval agrees. does not hold: none of it does. undecided: a part of it does."""
         if self.lacks:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from rwc_wandb.files import new_folders
 from rwc_wandb.study.train.config import TrainConfig
-from rwc_wandb.study.train.output import RESULT_FILE, folder_to_resume, read_result, unwritable
+from rwc_wandb.study.train.output import RESULT_FILE, folder_to_resume, folders_of, read_result, unwritable
 
 LOGS = "logs"
 
@@ -34,9 +35,10 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
     """
     for config in configs:
         folder_to_resume(config)
-        read_result(config.run_folder)
         _make_logs(config)
     console = Console()
+    # rich takes 80 columns for a file, which would break the names.
+    console = console if console.is_terminal else Console(width=120)
     failed: dict[str, str] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -44,7 +46,7 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
         bar = progress.add_task("", total=len(configs))
         for config in configs:
             progress.update(bar, description=config.run_name)
-            if read_result(config.run_folder) is None and (reason := _train(config)):
+            if _result(config) is None and (reason := _train(config)):
                 failed[config.run_name] = reason
                 console.print(f"{config.run_name} failed: {reason}", highlight=False, markup=False, soft_wrap=True)
             progress.update(bar, advance=1)
@@ -52,6 +54,12 @@ def run_all(configs: Sequence[TrainConfig]) -> int:
     if failed:
         console.print(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}", soft_wrap=True)
     return 1 if failed else 0
+
+
+def _result(config: TrainConfig) -> dict[str, Any] | None:
+    """Of the newest folder of this run that has finished."""
+    results = [result for folder in folders_of(config) if (result := read_result(folder))]
+    return results[-1] if results else None
 
 
 def _make_logs(config: TrainConfig) -> None:
@@ -89,12 +97,12 @@ def _train(config: TrainConfig) -> str:
 
 def _table(configs: Sequence[TrainConfig], failed: dict[str, str]) -> Table:
     table = Table(title=f"{len(configs)} runs")
-    for heading in ("run", "state"):
-        table.add_column(heading)
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
     for heading in ("epochs", "last test accuracy", "best"):
         table.add_column(heading, justify="right")
     for config in configs:
-        result = read_result(config.run_folder)
+        result = _result(config)
         if result is None:
             table.add_row(config.run_name, "failed" if config.run_name in failed else f"no {RESULT_FILE}", "", "", "")
         else:

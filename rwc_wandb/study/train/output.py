@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def make_folder(config: TrainConfig) -> Path:
 
 def _renamed(fresh: Path, wanted: Path) -> Path:
     """To the first name that is free; an empty folder's is."""
-    for number in range(1, 10_000):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+    for folder in _numbered(wanted):
         try:
             return fresh.rename(folder)
         except OSError:
@@ -63,21 +63,40 @@ def _renamed(fresh: Path, wanted: Path) -> Path:
     raise FileExistsError(errno.EEXIST, "too many runs have its name")
 
 
+def _numbered(wanted: Path) -> Iterator[Path]:
+    """NAME, NAME-2, NAME-3 ..."""
+    yield wanted
+    yield from (wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 10_000))
+
+
+def folders_of(config: TrainConfig) -> list[Path]:
+    """The folders of this very run, the newest last: it has more than one where it was started anew."""
+    there = takewhile(Path.is_dir, _numbered(config.run_folder))
+    return [folder for folder in there if (folder / "config.yaml").is_file() and not _other_setting(config, folder)]
+
+
 def folder_to_resume(config: TrainConfig) -> Path | None:
-    """The folder of this very run, if it has been started.
+    """The newest folder of this very run that has not finished; if all have, the newest; None if there is none.
 
     Raises:
-        UserError: it holds a run of other settings.
+        UserError: there is none, and OUTPUT/NAME/ holds a run of other settings.
     """
-    folder = config.run_folder
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return None
-    found = read_mapping(path)
+    folders = folders_of(config)
+    if not folders and (config.run_folder / "config.yaml").is_file():
+        raise UserError(
+            f"{config.run_folder} holds a run with {_other_setting(config, config.run_folder)}: name another --output."
+        )
+    candidates = [folder for folder in folders if read_result(folder) is None] or folders
+    return candidates[-1] if candidates else None
+
+
+def _other_setting(config: TrainConfig, folder: Path) -> str:
+    """The first setting in which the run in `folder` is another one, such as `lr 0.02, not 0.5`; "" if it is this."""
+    found = read_mapping(folder / "config.yaml")
     for name, value in config.to_dict().items():
         if name not in ("output", "data_dir") and found.get(name) != value:
-            raise UserError(f"{folder} holds a run with {name} {found.get(name)}, not {value}: name another --output.")
-    return folder
+            return f"{name} {found.get(name)}, not {value}"
+    return ""
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
