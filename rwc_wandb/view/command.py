@@ -10,7 +10,7 @@ from rwc_wandb.measure.series.history import FILE, History, HistoryError
 from rwc_wandb.view.compared import compare
 from rwc_wandb.view.differences import differences
 from rwc_wandb.view.errors import of_estimates
-from rwc_wandb.view.findings import NOTHING_ODD, findings
+from rwc_wandb.view.findings import odd_or_not
 from rwc_wandb.view.render import write_comparison, write_pictures
 from rwc_wandb.view.series import series
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             written = write_comparison(compared, folder, title, arguments.pictures)
         else:
             drawn = series(histories, arguments.elementwise)
-            said = [*(findings(drawn) or [NOTHING_ODD]), *filter(None, [of_estimates(drawn)])]
+            said = [*odd_or_not(drawn), *filter(None, [of_estimates(drawn)])]
             written = write_pictures(histories, folder, _title(paths), arguments.elementwise, arguments.pictures)
     except OSError as error:
         reason = error.strerror or error

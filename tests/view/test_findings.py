@@ -78,6 +78,18 @@ def test_nothing_odd_is_said_too() -> None:
     assert told(series([made_up()]))[0] == "Nothing odd: every layer still changes, and every value is finite."
 
 
+def test_nothing_odd_is_not_said_of_values_that_are_not_finite() -> None:
+    """What `broken` leaves out: everything before a layer's first finite value, of LoRA's zero-initialized B say."""
+    history = made_up()
+    history.rwc[0, 3], history.rwc[:2, 4] = np.inf, np.nan
+    assert odd_of(history) == []
+    assert told(series([history]))[0] == (
+        "Nothing odd: every layer still changes, and from its first finite value on all its values are finite."
+    )
+    history.rwc[5, 3] = np.nan
+    assert told(series([history]))[0].startswith("No finite value: ")
+
+
 def trace(measurements: int = 25) -> History:
     """An EfficientNet-B4 of timm, 161 layers, with the spread of a real run and a falling level."""
     depths = [2, 4, 4, 6, 6, 8, 2]

@@ -43,6 +43,21 @@ def test_findings_come_before_the_files(tmp_path: Path, capsys: pytest.CaptureFi
     assert first in (tmp_path / "rwc.html").read_text("utf-8")
 
 
+def test_a_layer_that_starts_at_zero_is_not_said_to_be_finite_throughout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = made_up()
+    history.rwc[0, 2] = float("inf")
+    history.save(tmp_path / "rwc.safetensors")
+    view(tmp_path)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith("and from its first finite value on all its values are finite.")
+    assert first.startswith("Nothing odd: ")
+    page = (tmp_path / "rwc.html").read_text("utf-8")
+    assert "from its first finite value on" in page
+    assert "every value is finite." not in page
+
+
 def test_wandbs_own_run_folder_serves_too(tmp_path: Path) -> None:
     saved(tmp_path / "offline-run-1" / "files")
     view(tmp_path / "offline-run-1", "--output", tmp_path)

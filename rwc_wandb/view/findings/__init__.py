@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rwc_wandb.measure.series.history import History
 from rwc_wandb.view.findings.broken import broken, still
 from rwc_wandb.view.findings.changes import changes
@@ -12,9 +14,14 @@ from rwc_wandb.view.findings.swings import oscillating
 from rwc_wandb.view.findings.uncertain import uncertain
 from rwc_wandb.view.series import Series, series
 
-__all__ = ["NOTHING_ODD", "findings", "findings_of", "overview", "told"]
+__all__ = ["findings", "findings_of", "odd_or_not", "overview", "told"]
 
 NOTHING_ODD = "Nothing odd: every layer still changes, and every value is finite."
+
+NOTHING_ODD_SINCE = (
+    "Nothing odd: every layer still changes, and from its first finite value on all its values are finite."
+)
+"""The same where a layer begins with values that are not finite, which is no finding: see `broken`."""
 
 
 def findings(series: Series) -> list[str]:
@@ -29,9 +36,14 @@ def findings(series: Series) -> list[str]:
     return [sentence for kind in kinds for sentence in kind(series)]
 
 
+def odd_or_not(series: Series) -> list[str]:
+    """The findings, or one sentence that there are none."""
+    return findings(series) or [NOTHING_ODD if np.isfinite(series.values).all() else NOTHING_ODD_SINCE]
+
+
 def told(series: Series) -> list[str]:
     """The findings, or that there are none, and then the overview: what a page says."""
-    return [*(findings(series) or [NOTHING_ODD]), *overview(series)]
+    return [*odd_or_not(series), *overview(series)]
 
 
 def findings_of(history: History) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from rwc_wandb.view.findings.medians import blocks, medians
 from rwc_wandb.view.findings.peers import LEAST_LAYERS, relative
 from rwc_wandb.view.findings.words import groups, times, when
 from rwc_wandb.view.series import Series
@@ -38,8 +40,7 @@ def changes(series: Series) -> list[str]:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        common = np.nanmedian(series.logs, axis=1)
-        return [*_of_all(series, common), *_of_some(series)]
+        return [*_of_all(series, medians(series.logs)), *_of_some(series)]
 
 
 def _of_all(series: Series, common: Values) -> list[str]:
@@ -67,13 +68,8 @@ def _of_some(series: Series) -> list[str]:
     if len(series.layers) < LEAST_LAYERS:
         return []
     steps = _steps(relative(series), WINDOW)
-    found: dict[tuple[int, int], list[int]] = {}
-    for index, own in enumerate(steps.T):
-        for place, change in _largest(own, np.log(APART), np.log(APART)):
-            near = next((key for key in found if abs(key[0] - place) <= 2 and key[1] * change > 0), None)
-            found.setdefault(near or (place, int(np.sign(change))), []).append(index)
     said = []
-    for (place, sign), indices in sorted(found.items()):
+    for (place, sign), indices in sorted(_together(steps).items()):
         for name, members in groups(series, indices):
             change = float(np.nanmedian(steps[place, members]))
             if abs(change) < np.log(APART) / 2:
@@ -86,19 +82,36 @@ def _of_some(series: Series) -> list[str]:
     return said
 
 
+def _together(steps: Values) -> dict[tuple[int, int], list[int]]:
+    """The layers that change at about the same measurement in the same direction, under both of the first of them."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for index, own in enumerate(steps.T):
+        for place, change in _largest(own, np.log(APART), np.log(APART)):
+            sign = int(np.sign(change))
+            near = [(at, sign) for at in range(place - 2, place + 3) if (at, sign) in found]
+            key = min(near, key=lambda each: (found[each][0], each), default=(place, sign))
+            found.setdefault(key, []).append(index)
+    return found
+
+
 def _steps(logs: Values, window: int) -> Values:
     """[T, n] the median of the window from each measurement on, less that of the window before it, where the change
     is sudden: most of it between the two. 0 at the ends, where the windows are not whole."""
     window = min(window, max(len(logs) // 5, 3))
     result = np.zeros_like(logs)
     # The first measurements of Adam, and of a warm-up, are unlike those that follow.
-    for place in range(max(2 * window, len(logs) // 10), len(logs) - window + 1):
-        before, after = logs[place - window : place], logs[place : place + window]
-        change = np.nanmedian(after, axis=0) - np.nanmedian(before, axis=0)
-        level = np.sign(change) * (np.nanmin(np.sign(change) * after, axis=0))
-        reached = np.sign(change) * (level - np.nanmedian(before, axis=0)) > 0.5 * np.abs(change)
-        sudden = np.sign(change) * (logs[place] - logs[place - 1]) > 0.6 * np.abs(change)
-        result[place] = np.where(reached & sudden, np.nan_to_num(change), 0)
+    first = max(2 * window, len(logs) // 10)
+    for part in blocks(len(logs) - window + 1 - first, logs[0].size * window):
+        start, stop = first + part.start, first + part.stop
+        windows = sliding_window_view(logs[start - window : stop + window - 1], window, axis=0)
+        levels = medians(windows)
+        before, after = levels[:-window], levels[window:]
+        change = after - before
+        sign = np.sign(change)
+        level = sign * np.fmin.reduce(sign[..., None] * windows[window:], axis=-1)
+        reached = sign * (level - before) > 0.5 * np.abs(change)
+        sudden = sign * (logs[start:stop] - logs[start - 1 : stop - 1]) > 0.6 * np.abs(change)
+        result[start:stop] = np.where(reached & sudden, np.nan_to_num(change), 0)
     return result
 
 
@@ -116,12 +129,16 @@ def _largest(steps: Values, rise: float, fall: float) -> list[tuple[int, float]]
 
 def _spike(common: Values) -> tuple[int, float] | None:
     """The highest leap of one or two measurements over both neighbours: where, and how high."""
-    best: tuple[int, float] | None = None
     window = min(WINDOW, max(len(common) // 5, 3))
-    for place in range(2 * window, len(common) - window):
-        before, after = common[place - window : place], common[place + 2 : place + 2 + window]
-        height = common[place] - max(np.nanmedian(before), np.nanmedian(after))
-        # What is followed by no finite value has not come back.
-        if not np.isnan(after).any() and height > np.log(SPIKE) and (best is None or np.exp(height) > best[1]):
-            best = (place, float(np.exp(height)))
-    return best
+    places = np.arange(2 * window, len(common) - window)
+    # Of the window after the last place one measurement is still to come.
+    levels = medians(sliding_window_view(np.append(common, np.nan), window))
+    lacking = np.asarray(sliding_window_view(np.append(np.isnan(common), False), window).any(-1))
+    heights = common[places] - np.maximum(levels[places - window], levels[places + 2])
+    # What is followed by no finite value has not come back.
+    leaps = np.flatnonzero(~lacking[places + 2] & (heights > np.log(SPIKE)))
+    if not len(leaps):
+        return None
+    factors = np.exp(heights[leaps])
+    highest = int(np.argmax(factors))
+    return int(places[leaps[highest]]), float(factors[highest])

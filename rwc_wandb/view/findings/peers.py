@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from rwc_wandb.view.findings.medians import medians
 from rwc_wandb.view.findings.words import groups, times
 from rwc_wandb.view.series import Series
 
@@ -66,7 +67,7 @@ def outliers(series: Series) -> list[str]:
 
 def relative(series: Series) -> Values:
     """[T, L] log of RWC over that of the median layer at the same time; NaN where a layer does not change."""
-    return np.asarray(series.logs - _quietly(np.nanmedian, series.logs, 1)[:, None])
+    return np.asarray(series.logs - medians(series.logs)[:, None])
 
 
 def _standing_out(series: Series, apart: Values) -> NDArray[np.bool_]:
