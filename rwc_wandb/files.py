@@ -10,7 +10,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to. When the block ends it becomes `path`; after an error it is gone, and `path` as it was."""
+    """A path to write to. When the block ends it becomes `path`; after an error it is gone, and `path` as it was.
+
+    Whatever writes it, the same users may read it as any other new file.
+    """
     unfinished = path.with_name(path.name + ".tmp")
     mode: int | None = None
     with contextlib.suppress(OSError):
@@ -19,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         if mode is not None:
-            # safetensors lets nobody but the owner read what it writes.
+            # What safetensors writes may be read by nobody but the user who runs this.
             with contextlib.suppress(OSError):
                 unfinished.chmod(mode)
         unfinished.replace(path)

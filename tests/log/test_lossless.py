@@ -196,7 +196,7 @@ def test_a_killed_process_of_wandb_is_named_and_the_series_is_whole(standin: Sta
     [line] = [str(one.message) for one in said if one.category is MonitoringStopped]
     assert "stopped logging" in line
     assert "W&B's process has ended, killed perhaps because memory was out; " in line
-    assert "the disk" not in line
+    assert "disk" not in line.replace(training.run.dir, "")
     saved = History.load(Path(training.run.dir) / "rwc.safetensors")
     assert saved.steps.tolist() == list(range(1, 41))
     with pytest.raises(ConnectionError):

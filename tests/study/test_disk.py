@@ -66,7 +66,7 @@ def fill(disk: Path) -> None:
 
 def of_ours(warned: pytest.WarningsRecorder) -> list[str]:
     """Without what Python says of files and sockets that other tests have left open."""
-    return [str(one.message) for one in warned if issubclass(one.category, UserWarning)]
+    return [str(one.message) for one in warned if one.category is not ResourceWarning]
 
 
 @pytest.fixture

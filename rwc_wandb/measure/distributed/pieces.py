@@ -140,9 +140,8 @@ def _slice(weight: Tensor, first: int, last: int) -> Piece:
         return flat(torch.empty_like(weight, dtype=whole.dtype, device=whole.device).copy_(whole))[start:stop]
 
     def write(whole: Tensor, part: Tensor) -> None:
-        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype, device="cpu").copy_(
-            whole
-        )
+        in_memory_order = torch.empty_strided(weight.shape, weight.stride(), dtype=whole.dtype, device="cpu")
+        in_memory_order.copy_(whole)
         flat(in_memory_order)[start:stop] = part
         whole.copy_(in_memory_order)
 

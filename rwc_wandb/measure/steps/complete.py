@@ -85,7 +85,7 @@ class CompleteSteps:
 
     def finish(self) -> None:
         """Count a step that has begun as complete."""
-        if self._stepped and not self._is_over:
+        if self._stepped:
             found, self._stepped = list(self._stepped.values()), {}
             self._act(found)
 
@@ -99,8 +99,11 @@ class CompleteSteps:
         }
 
     def ignore(self) -> None:
-        """Count no step from here on."""
+        """Count no step from here on. Hooks that stay do not keep the monitor."""
         self._is_over, self._act = True, lambda _: None
+
+    def _counts_none(self) -> bool:
+        return self._is_over or self._capturing()
 
     def remove(self) -> None:
         """Remove all hooks; in the middle of a step they stay, without effect.
@@ -129,7 +132,7 @@ class CompleteSteps:
 
     @_disable_dynamo
     def _after(self, index: int, optimizer: Any, *_: object) -> None:
-        if self._is_over or self._capturing() or _has_outer_step(optimizer):
+        if self._counts_none() or _has_outer_step(optimizer):
             return
         self._thread = threading.get_ident()
         self._stepped[index] = getattr(optimizer, "found_inf", None)
@@ -142,12 +145,12 @@ class CompleteSteps:
 
     @_disable_dynamo
     def _before(self, index: int, *_: object) -> None:
-        if index in self._stepped and not self._is_over and not self._capturing():
+        if index in self._stepped and not self._counts_none():
             self.finish()
 
     @_disable_dynamo
     def _after_inner(self, index: int, optimizer: Any, *_: object) -> None:
-        if not self._is_over and not self._capturing():
+        if not self._counts_none():
             self._stepped[index] = None
             self._look_at_groups(index, optimizer)
 
@@ -198,7 +201,10 @@ def _codes(optimizer: Any) -> list[CodeType]:
 
 
 def _calls(code: CodeType, optimizer: Any) -> int:
-    """How many calls of `code` for the optimizer this thread is in. None are counted: a step may end in an error."""
+    """How many calls of `code` for the optimizer this thread is in.
+
+    Found in its frames: a counter that the hooks keep would be wrong after a step that raises.
+    """
     number = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

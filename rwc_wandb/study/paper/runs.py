@@ -17,7 +17,7 @@ from rwc_wandb import History
 from rwc_wandb.errors import UserError
 from rwc_wandb.log.api import checked_name, said_by_wandb
 from rwc_wandb.measure.series.history import FILE
-from rwc_wandb.study.train.config import OPTIONS, TrainConfig, parsed
+from rwc_wandb.study.train.config import OPTIONS, TrainConfig
 from rwc_wandb.study.train.output import read_mapping, read_result
 
 FREE = ("seed", "name", "project", "group", "output", "data_dir", "checkpoint_every", "histogram_every")
@@ -111,11 +111,11 @@ def _with_setting(runs: Sequence[StudyRun], condition: str) -> list[StudyRun]:
     name, _, text = condition.partition("=")
     if name not in OPTIONS:
         raise UserError(f"--where {shlex.quote(condition)}: it takes OPTION=VALUE with one of {', '.join(OPTIONS)}.")
+    kind = OPTIONS[name].metadata["kind"]
     try:
-        wanted = parsed(OPTIONS[name], text)
-    except UserError:
-        takes = OPTIONS[name].metadata["kind"].takes
-        raise UserError(f"--where {shlex.quote(condition)}: {name} takes {takes}.") from None
+        wanted = kind.parse(text)
+    except ValueError:
+        raise UserError(f"--where {shlex.quote(condition)}: {name} takes {kind.takes}.") from None
     chosen = [run for run in runs if run.config.get(name) == wanted]
     if not chosen:
         there = ", ".join(sorted({str(run.config.get(name)) for run in runs}))
